@@ -253,4 +253,21 @@ def policy(of_fleet: Overcommit, zones: Mapping[str, Zone], host: Host) -> Overc
     if host.bare_metal:
         return Overcommit()
     zone = zones.get(host.zone_uuid)
-    return (of_fleet.overridden_by(zone.overcommit) if zone else of_fleet).overridden_by(host.overcommit)
+    inherited = of_fleet.overridden_by(zone.overcommit) if zone else of_fleet
+    return _for_itself(host, inherited).overridden_by(host.overcommit)
+
+
+def given_once(address: HostAddress) -> tuple[str, ...]:
+    """The resources of a host of which no part is promised to two machines, because each has its own: memory of huge
+    pages, processors that are dedicated."""
+    pages, cpus = address.options.get("huge_pages"), address.options.get("dedicated_cpus") == "true"
+    return (*((MEMORY,) if pages else ()), *((VCPU,) if cpus else ()))
+
+
+def _for_itself(host: Host, inherited: Overcommit) -> Overcommit:
+    """What of the fleet's and the zone's policy is about such a host: no ratio of what is given once, and nothing kept
+    of a pool of pages, beside which the host has memory of its own."""
+    once = given_once(host.address)
+    ratios = {name: ratio for name, ratio in inherited.ratios.items() if name not in once}
+    reserved = {n: amount for n, amount in inherited.reserved.items() if n != MEMORY or MEMORY not in once}
+    return Overcommit(ratios, reserved)

@@ -55,7 +55,8 @@ class HostRejected(DriverError):
     would have to send (a secret). Trying again there at once is of no use.
 
     `code` is a short stable word: `missing_network`, `missing_image`, `no_memory`, `unsupported`, `bad_request`,
-    `denied`, `no_space`, `absent`, `missing_secret`, `internal`; of images `too_slow`, `in_use`, `undecided`;
+    `denied`, `no_space`, `no_processors` (others have those that it is to have for itself), `absent`, `missing_secret`,
+    `internal`; of images `too_slow`, `in_use`, `undecided`;
     of devices `device_busy` (another machine has one), `device_gone` (it is not there, or is another), `device_group`
     (the host keeps a fellow of its IOMMU group), `device_reset` (it cannot be cleaned).
     """

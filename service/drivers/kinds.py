@@ -21,6 +21,7 @@ from service.domain.fleet import (
     Host,
     HostAddress,
     Overcommit,
+    given_once,
     resource_violations,
 )
 from service.drivers.base import HostDriver, HostRejected
@@ -180,8 +181,13 @@ def machine_type(address: HostAddress) -> str:
 def whole_violations(
     address: HostAddress, overcommit: Overcommit, bridge: str, policies: str = "resource_policies"
 ) -> Iterator[FieldViolation]:
-    """What an operator may not say of bare metal: it has no shares to set a policy for, and no bridge. `policies`: the
-    name of the field that has the policy."""
+    """What an operator may not say of a host as a whole: of bare metal, that it has shares to set a policy for, or a
+    bridge; of others, that a policy promises to several what one of them gets. `policies`: the name of the field that
+    has the policy."""
+    for name in given_once(address):
+        if overcommit.ratios.get(name, 1) > 1:
+            text = f"must not give out {name} above once where its options give each machine its own"
+            yield FieldViolation(policies, text)
     if machine_type(address) != BARE_METAL:
         return
     if overcommit.ratios or overcommit.reserved:
@@ -343,6 +349,7 @@ KINDS: Mapping[str, Kind] = {
                 {
                     *("pool", "pool_path", "virt_type", "machine", "translation_cache_mib", "image_budget_gib"),
                     *("migration_address", "migration_transport"),
+                    *("huge_pages", "dedicated_cpus", "emulator_cpus"),
                 }
             ),
             file_options=frozenset({"ssh_key"}),

@@ -831,8 +831,11 @@ main() {
     done
 }
 
-# What was given to this member is there, and what the kernel says of it: errors of the card itself, by the numbers that
-# its driver gives them (memory that cannot be corrected, a link or bus that is lost), and none that a program can cause.
+# What was given to this member is there, and what the kernel says of it: errors of the card itself, and none that a program
+# can cause. By the numbers of NVIDIA's Xid catalog (docs.nvidia.com/deploy/xid-errors) those that a reset of the card or
+# of its machine is to follow at once and a look at the hardware after it: it stopped (46), memory that cannot be corrected
+# or remapped (48, 64, 95, 140), its controller halted (62), links to other cards (74, 136, of newer ones 144 to 150), it
+# fell off the bus (79), it does not start (143), a fatal timeout (158).
 look_at_devices() {
     [ -n "${CORRAL_DEVICES:-}" ] && [ $((TURNS % ${CORRAL_DEVICE_TURNS:-20})) -eq 1 ] || return 0
     MISSING=
@@ -847,7 +850,7 @@ look_at_devices() {
     done
     ailing=$(${CORRAL_KERNEL_LOG:-dmesg} 2> /dev/null | sed -n 's/.*Xid (PCI:\([0-9a-f:]*\)): \([0-9]*\),.*/\1 \2/p' |
         sort -u | while read -r at xid; do
-            case "$xid" in 48 | 64 | 74 | 79 | 95 | 140) printf '%s.0 Xid %s;' "$at" "$xid" ;; esac
+            case "$xid" in 46 | 48 | 62 | 64 | 74 | 79 | 95 | 136 | 140 | 14[3-9] | 150 | 158) printf '%s.0 Xid %s;' "$at" "$xid" ;; esac
         done | cut -c1-1000)
     [ -z "$ailing" ] || AILING=$ailing
 }

@@ -922,7 +922,8 @@ class HostConnection(_message.Message):
     @_builtins.property
     def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What the driver lets its operator choose, by name. For libvirt: `pool`, `pool_path`, `virt_type`, `machine`,
-        `translation_cache_mib`, `image_budget_gib`, `migration_address`, `migration_transport`. For a simulated host:
+        `translation_cache_mib`, `image_budget_gib`, `migration_address`, `migration_transport`, `huge_pages`,
+        `dedicated_cpus`, `emulator_cpus`. For a simulated host:
         `cpu`, `memory`, `boot_ms`, `call_ms`, `foreign_cpu`, `foreign_memory`, `gpu.<model>`, `migrate_ms`,
         `live_migration`, `busy`.
         Options that name files of the service's machine stand in its configuration alone.

@@ -7,21 +7,26 @@ outside: every part is checked here and quoted.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
 from service.domain.fleet import HostAddress
 from service.drivers.base import HostRejected
+from service.drivers.libvirt.numa import numbers
 
 DEFAULT_POOL = "corral"
 DEFAULT_POOL_PATH = "/var/lib/libvirt/corral"
 VIRT_TYPES = ("auto", "kvm", "qemu")
 MIGRATION_TRANSPORTS = ("tcp", "tls")
+PAGES: Mapping[str, int] = {"2MiB": 2 << 20, "1GiB": 1 << 30}
+"""What `huge_pages` may be, and the bytes of such a page."""
 TRANSPORTS = ("unix", "tcp", "tls", "ssh", "test")
 
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[?[0-9A-Fa-f:.]{2,45}\]?")
 _USERNAME = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,31}")
 _ABSOLUTE_PATH = re.compile(r"/[A-Za-z0-9._/+@:-]{1,200}")
+_PROCESSORS = re.compile(r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*")
 _POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -34,6 +39,10 @@ class Options:
     emulation. `image_budget_gib`: what copies of images may take in the pool; 0: no limit.
     `ssh_key`: private key file for transport ssh. `migration_address`, `migration_transport` (tcp | tls): how other
     hypervisors reach this one for live moves; a host that is reached by tcp or tls itself needs neither.
+    `huge_page`: bytes of the pages, set aside by the host's operator, that all of a machine's memory is of; 0: of none.
+    `dedicated_cpus`: each processor of a machine is one of the host's that no other machine has; `emulator_cpus`: the
+    numbers of the host's processors, given to no machine, that all of QEMU's own threads run on then; none: on the
+    machine's own.
     """
 
     pool: str = DEFAULT_POOL
@@ -45,6 +54,9 @@ class Options:
     ssh_key: str = ""
     migration_address: str = ""
     migration_transport: str = ""
+    huge_page: int = 0
+    dedicated_cpus: bool = False
+    emulator_cpus: tuple[int, ...] = ()
 
 
 def options_of(address: HostAddress) -> Options:
@@ -60,7 +72,12 @@ def options_of(address: HostAddress) -> Options:
         ssh_key=_optional(_ABSOLUTE_PATH, given.pop("ssh_key", ""), "ssh_key"),
         migration_address=_optional(_HOSTNAME, given.pop("migration_address", ""), "migration_address"),
         migration_transport=given.pop("migration_transport", ""),
+        huge_page=_page(given.pop("huge_pages", "")),
+        dedicated_cpus=_whether(given.pop("dedicated_cpus", "false"), "dedicated_cpus"),
+        emulator_cpus=_processors(given.pop("emulator_cpus", "")),
     )
+    if options.emulator_cpus and not options.dedicated_cpus:
+        raise _wrong("emulator_cpus", "empty where dedicated_cpus is not true, since machines run on all processors")
     if options.migration_transport not in ("", *MIGRATION_TRANSPORTS):
         raise _wrong("migration_transport", f"one of {', '.join(MIGRATION_TRANSPORTS)}")
     if options.virt_type not in VIRT_TYPES:
@@ -142,6 +159,26 @@ def _number(value: str, field: str, low: int, high: int) -> int:
     if not value.isdecimal() or not low <= int(value) <= high:
         raise _wrong(field, f"a number from {low} to {high}")
     return int(value)
+
+
+def _whether(value: str, field: str) -> bool:
+    if value not in ("true", "false"):
+        raise _wrong(field, "true or false")
+    return value == "true"
+
+
+def _page(value: str) -> int:
+    if value and value not in PAGES:
+        raise _wrong("huge_pages", f"one of {', '.join(PAGES)}")
+    return PAGES.get(value, 0)
+
+
+def _processors(value: str) -> tuple[int, ...]:
+    if not value:
+        return ()
+    if not _PROCESSORS.fullmatch(value):
+        raise _wrong("emulator_cpus", "numbers of processors, such as 0-1,8")
+    return numbers(value)
 
 
 def _wrong(field: str, allowed: str) -> HostRejected:

@@ -101,6 +101,8 @@ def machine_xml(
     domain = _domain(platform.virt_type, spec.identity.machine_name, spec.identity.machine_uuid, tag)
     domain.insert(2, _leaf("title", " ".join(spec.display_name.split())[:200]))
     _amounts(domain, spec.memory_bytes, spec.vcpus)
+    if pinning is not None and pinning.huge_page:
+        _huge_pages(domain, pinning.huge_page)
     _pin(domain, pinning)
     _operating_system(domain, _for_devices(platform) if spec.devices else platform, boot)
     _firmware_documents(domain, boot.documents)
@@ -172,10 +174,24 @@ def _pin(domain: Element, pinning: Pinning | None) -> None:
             vcpu.attrib.pop("cpuset", None)
     if pinning is None or vcpu is None:
         return
-    vcpu.attrib |= {"placement": "static", "cpuset": pinning.cpuset}
-    tuning = Element("numatune")
-    SubElement(tuning, "memory", mode="strict", nodeset=pinning.nodeset)
-    domain.insert(list(domain).index(vcpu) + 1, tuning)
+    if pinning.nodeset:
+        tuning = Element("numatune")
+        SubElement(tuning, "memory", mode="strict", nodeset=pinning.nodeset)
+        domain.insert(list(domain).index(vcpu) + 1, tuning)
+    if pinning.cpuset:
+        vcpu.attrib |= {"placement": "static", "cpuset": pinning.cpuset}
+    if pinning.each:
+        tuning = Element("cputune")
+        for number, processor in enumerate(pinning.each):
+            SubElement(tuning, "vcpupin", vcpu=str(number), cpuset=str(processor))
+        SubElement(tuning, "emulatorpin", cpuset=pinning.emulator)
+        domain.insert(list(domain).index(vcpu) + 1, tuning)
+
+
+def _huge_pages(domain: Element, page_bytes: int) -> None:
+    """All of its memory of such pages, taken from those that the host has set aside as it is started."""
+    pages = SubElement(SubElement(domain, "memoryBacking"), "hugepages")
+    SubElement(pages, "page", size=str(page_bytes >> 10), unit="KiB")
 
 
 def _arriving_logs(domain: Element, logs: Mapping[LogSource, str]) -> None:

@@ -28,6 +28,7 @@ from service.drivers.base import (
 from service.drivers.libvirt import filters, guest_agent, marks, migration, numa, probing
 from service.drivers.libvirt.addressing import connection_uri, migration_route, options_of
 from service.drivers.libvirt.channels import Channels
+from service.drivers.libvirt.confinement import Confinement
 from service.drivers.libvirt.connection import Lane, Opener, Work
 from service.drivers.libvirt.copy_calls import CopyCalls
 from service.drivers.libvirt.domain_events import DomainEvents
@@ -66,7 +67,10 @@ class LibvirtDriver(CopyCalls, HostDriver):
         self._channels = Channels(self._events.changed)
         self._strangers = Strangers(cluster)
         self._filters = Filters(cluster, self._inventory)
-        self._machines = Machines(cluster, self._inventory, self._channels, self._storage, self._filters)
+        self._confinement = Confinement(self._options)
+        self._machines = Machines(
+            cluster, self._inventory, self._channels, self._storage, self._filters, self._confinement
+        )
         self._virtualisation: tuple[str, probing.Virtualisation] | None = None
         self._hypervisor: str | None = None
         self._admitted = ""
@@ -109,14 +113,14 @@ class LibvirtDriver(CopyCalls, HostDriver):
             hostname=connection.getHostname(),
             boot_id=boot_id,
             architecture=virtualisation.architecture,
-            total=probing.totals(connection),
+            total=probing.totals(connection, self._options.huge_page, self._options.emulator_cpus),
             foreign=foreign,
             virt_type=virtualisation.type,
             virt_note=virtualisation.note,
             hypervisor_version=probing.version_text(connection),
             hypervisor=self._hypervisor_of(connection),
             mark=marks.read(connection),
-            beside={"memory": taken.each} if taken is not None else {},
+            beside={"memory": taken.each} if taken is not None and not self._options.huge_page else {},
             guests=taken.ours if taken is not None else 0,
             used=taken.used if taken is not None else {},
             functions=self._devices.read(connection, seen, self._inventory.foreign_devices(seen)),
@@ -126,11 +130,11 @@ class LibvirtDriver(CopyCalls, HostDriver):
 
     def _held(self, connection: Any, seen: list[Seen], virt_type: str) -> tuple[dict[str, int], Taken | None]:
         """`foreign` of HostFacts, and what guests take; None of a hypervisor that runs none."""
-        foreign = self._inventory.foreign(seen)
+        foreign = self._inventory.foreign(seen, huge_pages=bool(self._options.huge_page))
         if virt_type == "test":
             return foreign, None
         taken = self._overhead.measure(connection, seen, self._cluster, emulated=virt_type == "qemu")
-        foreign["memory"] += taken.each * taken.others
+        foreign["memory"] += 0 if self._options.huge_page else taken.each * taken.others  # else of other memory
         return foreign, taken
 
     def _hypervisor_of(self, connection: Any) -> str:
@@ -339,7 +343,8 @@ class LibvirtDriver(CopyCalls, HostDriver):
         """See HostDriver. Machines that live in memory alone, between hosts of one kind with a way to each other."""
         if not isinstance(target, LibvirtDriver) or target is self or target._route is None or self._lonely:
             return False
-        if self._virtualisation is None or target._virtualisation is None:
+        binds = self._confinement.binds or target._confinement.binds
+        if binds or self._virtualisation is None or target._virtualisation is None:
             return False
         here, there = self._virtualisation[1], target._virtualisation[1]
         return (here.type, here.architecture) == (there.type, there.architecture) and migration.movable(spec)

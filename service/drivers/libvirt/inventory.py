@@ -198,16 +198,16 @@ class Inventory:
 
     # --- what others hold --------------------------------------------------------------------------------------------
 
-    def foreign(self, seen: Iterable[Seen]) -> dict[str, int]:
-        """What domains without this cluster's tag hold: `vcpu` (count), `memory` (bytes, beside huge pages), and of the
-        NUMA cells that they are pinned to.
+    def foreign(self, seen: Iterable[Seen], *, huge_pages: bool = False) -> dict[str, int]:
+        """What domains without this cluster's tag hold: `vcpu` (count), `memory` (bytes, of huge pages or beside them,
+        of whatever size those are), and of the NUMA cells that they are pinned to.
 
         A stopped one counts when it starts by itself with the host.
         """
         held = {"vcpu": 0, "memory": 0}
         for one in self._others(seen):
             for name, amount in one.record.held.items():
-                if not one.record.huge_pages or resource_in(name) != "memory":
+                if one.record.huge_pages is huge_pages or resource_in(name) != "memory":
                     held[name] = held.get(name, 0) + amount
         return held
 

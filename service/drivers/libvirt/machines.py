@@ -7,6 +7,7 @@ after its caller has given up or lost its lease.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import libvirt
@@ -22,8 +23,9 @@ from service.drivers.base import (
     OutcomeUnknown,
     UuidTaken,
 )
-from service.drivers.libvirt import nodedev, numa, reasons
+from service.drivers.libvirt import nodedev, reasons
 from service.drivers.libvirt.channels import Channels
+from service.drivers.libvirt.confinement import Confinement
 from service.drivers.libvirt.connection import Work
 from service.drivers.libvirt.domain_xml import Platform, machine_xml, tombstone_name, tombstone_xml
 from service.drivers.libvirt.errors import ALREADY, GONE, TAKEN, Abandoned, connection_lost, describe, translate
@@ -53,13 +55,20 @@ class Machines:
     """One host's machines of one cluster."""
 
     def __init__(
-        self, cluster: str, inventory: Inventory, channels: Channels, storage: Storage, filters: Filters
+        self,
+        cluster: str,
+        inventory: Inventory,
+        channels: Channels,
+        storage: Storage,
+        filters: Filters,
+        confinement: Confinement,
     ) -> None:
         self._cluster = cluster
         self._inventory = inventory
         self._channels = channels
         self._storage = storage
         self._filters = filters
+        self._confinement = confinement
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -84,7 +93,7 @@ class Machines:
             name=seen.record.name,
             record=tag.record,
             why=reasons.words_for(seen.domain, seen.state, seen.reason),
-            devices=_devices(connection, seen),
+            devices=nodedev.had_by(connection, seen),
             ailing=_ailing(report, seen) if report is not None and seen.active else {},
             console_from=tag.console_from,
         )
@@ -143,22 +152,24 @@ class Machines:
         return made
 
     def _define_and_start(self, work: Work, connection: Any, spec: MachineSpec, platform: Platform) -> None:
-        pinning = numa.pinning(connection.getCapabilities(), spec.cells) if spec.cells else None
         boot = self._storage.prepare(connection, work, spec, has_firmware=platform.virt_type != "test")
         held_by = self._filters.hold(work, connection, spec)
-        xml = machine_xml(spec, platform, boot, pinning, held_by)
         nodedev.check(connection, spec.devices)
-        work.check()
-        try:
-            domain = connection.defineXML(xml)
-        except libvirt.libvirtError as error:
-            if self._is_taken(connection, error, spec.identity, spec.identity.machine_name):
-                raise MachineConflict(_TAKEN_HERE, describe(error)) from error
-            raise
+        xml = partial(machine_xml, spec, platform, boot, network_filter=held_by)
+        domain = self._confinement.define(connection, spec, lambda p: self._define(work, connection, spec, xml(p)))
         if held_by:
             # The last other machine of the group may have gone since, and its filter with it; from now on it stays.
             self._filters.hold(work, connection, spec)
         self._start_paused(work, connection, domain, spec, platform.virt_type)
+
+    def _define(self, work: Work, connection: Any, spec: MachineSpec, xml: str) -> Any:
+        work.check()
+        try:
+            return connection.defineXML(xml)
+        except libvirt.libvirtError as error:
+            if self._is_taken(connection, error, spec.identity, spec.identity.machine_name):
+                raise MachineConflict(_TAKEN_HERE, describe(error)) from error
+            raise
 
     def _is_taken(self, connection: Any, error: libvirt.libvirtError, identity: MachineIdentity, name: str) -> bool:
         """Whether a definition was refused because its uuid or name is something else's: the code stands for other
@@ -339,14 +350,6 @@ class Machines:
         work.check()
         _undefine(seen.domain)
         self._inventory.forget(identity.machine_uuid)
-
-
-def _devices(connection: Any, seen: Seen) -> tuple[str, ...]:
-    """The host's functions that the domain has; libvirt's test driver gives none away, and binds no driver."""
-    told = seen.record.devices
-    if not told or not seen.active or seen.starting or connection.getType().lower() == "test":
-        return told
-    return nodedev.really_had(connection, told)
 
 
 def _ailing(report: GuestReport, seen: Seen) -> dict[str, str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from service.domain.cells import resource_of
 from service.drivers.base import HostRejected
@@ -12,11 +12,13 @@ from service.drivers.base import HostRejected
 
 @dataclass(frozen=True, slots=True)
 class HostCell:
-    """`memory`: bytes, without what is set aside as huge pages; `cpus`: the numbers of its processors that are on."""
+    """`memory`: bytes, without what is set aside as huge pages; `cpus`: the numbers of its processors that are on;
+    `pages`: bytes of a huge page -> bytes that are set aside as such, used or not."""
 
     number: int
     memory: int
     cpus: tuple[int, ...]
+    pages: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def cpuset(self) -> str:
@@ -34,7 +36,7 @@ def cells_of(capabilities: str) -> tuple[HostCell, ...]:
         cpus = tuple(sorted(int(cpu.get("id", "0")) for cpu in on))
         memory = max(0, int(cell.findtext("memory", "0")) * 1024 - _huge_page_bytes(cell))
         if cpus:
-            found.append(HostCell(int(cell.get("id", "0")), memory, cpus))
+            found.append(HostCell(int(cell.get("id", "0")), memory, cpus, _huge_pages(cell)))
     return tuple(sorted(found, key=lambda cell: cell.number))
 
 
@@ -44,10 +46,27 @@ def huge_page_bytes(capabilities: str) -> int:
     return sum(_huge_page_bytes(cell) for cell in cells)
 
 
-def _huge_page_bytes(cell: ElementTree.Element) -> int:
+def _huge_pages(cell: ElementTree.Element) -> dict[int, int]:
     pages = [(int(p.get("size", "0")), int(p.text or 0)) for p in cell.findall("pages")]
     smallest = min((size for size, _ in pages), default=0)
-    return sum(size * count << 10 for size, count in pages if size > smallest)
+    return {size << 10: size * count << 10 for size, count in pages if size > smallest}
+
+
+def _huge_page_bytes(cell: ElementTree.Element) -> int:
+    return sum(_huge_pages(cell).values())
+
+
+def for_machines(cells: Iterable[HostCell], huge_page: int, kept: Collection[int]) -> tuple[HostCell, ...]:
+    """The cells as machines can have them. `huge_page`: bytes of the pages that all their memory is of, 0: of ordinary
+    ones; `kept`: numbers of processors that none of them gets."""
+    return tuple(
+        replace(
+            cell,
+            memory=cell.pages.get(huge_page, 0) if huge_page else cell.memory,
+            cpus=tuple(cpu for cpu in cell.cpus if cpu not in kept),
+        )
+        for cell in cells
+    )
 
 
 def amounts(cells: Iterable[HostCell]) -> dict[str, int]:
@@ -61,10 +80,18 @@ def amounts(cells: Iterable[HostCell]) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Pinning:
-    """Which processors and which cells of a host a machine is confined to, as libvirt writes sets of them."""
+    """Which processors and which cells of a host a machine is confined to, as libvirt writes sets of them; no
+    `nodeset`: its memory may be of any cell.
 
-    cpuset: str
-    nodeset: str
+    `each`: which processor each of the machine's own is, where they are its alone; `emulator`: where QEMU's own threads
+    run then. `huge_page`: bytes of the pages that its memory is of, 0: of ordinary ones.
+    """
+
+    cpuset: str = ""
+    nodeset: str = ""
+    each: tuple[int, ...] = ()
+    emulator: str = ""
+    huge_page: int = 0
 
 
 def pinning(capabilities: str, wanted: tuple[int, ...]) -> Pinning:

@@ -7,6 +7,7 @@ import logging
 import secrets
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -18,7 +19,7 @@ from service.drivers.base import HostRejected, MachineIdentity, OutcomeUnknown
 from service.drivers.libvirt.connection import Work
 from service.drivers.libvirt.domain_xml import Platform, probe_xml
 from service.drivers.libvirt.errors import ALREADY, GONE, describe, translate
-from service.drivers.libvirt.numa import amounts, cells_of, huge_page_bytes
+from service.drivers.libvirt.numa import amounts, cells_of, for_machines, huge_page_bytes
 from service.drivers.libvirt.storage import Storage
 from service.drivers.libvirt.tags import volume_name
 from service.drivers.libvirt.volumes import unless
@@ -72,9 +73,10 @@ def boot_id(connection: Any, work: Work) -> str:
     return str(connection.networkLookupByName(MARKER).UUIDString())
 
 
-def totals(connection: Any) -> dict[str, int]:
-    """`vcpu` (count of processors) and `memory` (bytes, without what is set aside as huge pages), of the host and of
-    each of its NUMA cells."""
+def totals(connection: Any, huge_page: int = 0, kept: Collection[int] = ()) -> dict[str, int]:
+    """`vcpu` (count of processors, without those whose numbers are `kept`) and `memory` (bytes), of the host and of
+    each of its NUMA cells. `huge_page`: bytes of the pages that are counted as its memory; 0: what is not set aside as
+    such pages of any size."""
     information = connection.getInfo()
     memory = int(information[1]) << 20
     try:
@@ -84,8 +86,11 @@ def totals(connection: Any) -> dict[str, int]:
         if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
             raise
     capabilities = connection.getCapabilities()
-    whole = {"vcpu": int(information[2]), "memory": max(0, memory - huge_page_bytes(capabilities))}
-    return whole | amounts(cells_of(capabilities))
+    cells = cells_of(capabilities)
+    usable = for_machines(cells, huge_page, kept)
+    fewer = sum(len(cell.cpus) for cell in cells) - sum(len(cell.cpus) for cell in usable)
+    memory = sum(c.memory for c in usable) if huge_page else max(0, memory - huge_page_bytes(capabilities))
+    return {"vcpu": int(information[2]) - fewer, "memory": memory} | amounts(usable)
 
 
 def version_text(connection: Any) -> str:

@@ -47,11 +47,11 @@ class DomainRecord:
     """What is read of a domain's XML once: whose it is, and what it holds (bytes, vCPUs).
 
     What it could be given as it runs (slots for memory, processors that are off) does not count: that is a change of
-    its definition, which is read again. `huge_pages`: its memory is of what the host has set aside. `cells`: the NUMA
-    cells that its memory must be of; none where it may be of any. `devices`: the addresses of the host's functions that
-    it is given; `seats`: those by their addresses in the guest, where it has begun to run. `filters`: names of the
-    network filters that it refers to. `hardware_addresses`: of its interfaces, in lower case. `addresses`: that its
-    definition says they have.
+    its definition, which is read again. `huge_pages`: its memory is of what the host has set aside. `processors`:
+    those of the host that processors of its own are bound to one by one. `cells`: the NUMA cells that its memory must
+    be of; none where it may be of any. `devices`: the addresses of the host's functions that it is given; `seats`:
+    those by their addresses in the guest, where it has begun to run. `filters`: names of the network filters that it
+    refers to. `hardware_addresses`: of its interfaces, in lower case. `addresses`: that its definition says they have.
     `tag` is None for a domain without ours of any cluster, and for one whose tag does not make sense.
     """
 
@@ -60,6 +60,7 @@ class DomainRecord:
     memory: int
     vcpus: int
     huge_pages: bool = False
+    processors: tuple[int, ...] = ()
     cells: tuple[int, ...] = ()
     devices: tuple[str, ...] = ()
     seats: Mapping[str, str] = field(default_factory=dict)
@@ -119,6 +120,7 @@ def read_domain(xml: str) -> DomainRecord:
         memory=0 if memory is None else _bytes(memory),
         vcpus=0 if vcpus is None else int(vcpus.get("current") or vcpus.text or 0),
         huge_pages=root.find("memoryBacking/hugepages") is not None,
+        processors=_processors(root),
         cells=_cells(root.find("numatune/memory")),
         devices=tuple(
             sorted(pci_address.address_of(a) for a in root.findall("devices/hostdev[@type='pci']/source/address"))
@@ -145,6 +147,13 @@ def _seats(root: ElementTree.Element) -> dict[str, str]:
         if source is not None and seat is not None:
             found[pci_address.address_of(seat)] = pci_address.address_of(source)
     return found
+
+
+def _processors(root: ElementTree.Element) -> tuple[int, ...]:
+    found: set[int] = set()
+    for bound in root.findall("cputune/vcpupin"):
+        found.update(numa.numbers(bound.get("cpuset", "")))
+    return tuple(sorted(found))
 
 
 def _cells(memory: ElementTree.Element | None) -> tuple[int, ...]:

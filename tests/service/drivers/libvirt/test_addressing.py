@@ -89,6 +89,8 @@ def test_options_have_defaults_and_are_checked() -> None:
     assert options_of(HostAddress("libvirt")) == Options()
     chosen = {"pool": "fast", "virt_type": "kvm", "translation_cache_mib": "64"}
     assert options_of(HostAddress("libvirt", options=chosen)).translation_cache_mib == 64
+    own = options_of(HostAddress("libvirt", options={"dedicated_cpus": "true", "emulator_cpus": "0-1,8"}))
+    assert (own.dedicated_cpus, own.emulator_cpus, own.huge_page) == (True, (0, 1, 8), 0)
 
 
 @pytest.mark.parametrize(
