@@ -91,6 +91,11 @@ baremetal: ## a group of a virtual machine and two machines of bare metal (BIOS,
 	@$(PREPARE) dev metal guest
 	@$(AS_ROOT) $(PYTEST) -q -s tests/baremetal $(ARGS)
 
+.PHONY: devices
+devices: ## devices by real VFIO in a hypervisor in software: given, shared by nobody, pulled, huge pages, virtual functions; as root
+	@$(PREPARE) dev guest
+	@$(AS_ROOT) $(PYTEST) -q -s tests/devices/checks.py $(ARGS)
+
 KILLS ?= 200
 SEEDS ?= 1000
 .PHONY: simulate
