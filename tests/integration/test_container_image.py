@@ -1,4 +1,5 @@
-"""A container image from a registry in a real guest: its own command, user, directory and environment, and an answer.
+"""README's "my own container image", from a registry in a real guest: its own command, user, directory and environment,
+and an answer.
 
 The image has one program and neither a shell nor any file of ours.
 """
@@ -17,6 +18,7 @@ from tests.integration.libvirt.test_guest_image import loaded
 from tests.integration.test_service_on_hypervisors import ZONE, machine_volumes, sweep
 from tests.lab.fixtures import GuestImage, guest_image, lab
 from tests.lab.fleet import Lab
+from tests.readme.commands import files, readme
 from tests.support.process import ENVIRONMENT, CorralProcess
 from tests.support.registry import Registry, image, registry
 
@@ -26,25 +28,14 @@ pytestmark = [pytest.mark.qemu, pytest.mark.timeout(900)]
 
 START = """#!/opt/busybox sh
 user=$(/opt/busybox id -u)
-echo "$1 $user $(/opt/busybox pwd) $GREETING $OVER $CORRAL_NODE_RANK of $CORRAL_GROUP_SIZE" > /tmp/complete
+echo "$1 $user $(/opt/busybox pwd) $GREETING $MODE $CORRAL_NODE_RANK of $CORRAL_GROUP_SIZE" > /tmp/complete
 echo answers > /tmp/index.html
 echo "the engine says that it begins"
 exec /opt/busybox httpd -f -p "$CORRAL_SERVICE_PORT" -h /tmp
 """
 PASSWD = "root:x:0:0::/root:/bin/sh\nserver:x:1007:1008::/home/server:/bin/sh\n"
+SHOWN = "oci://registry.example/team/engine@sha256:DIGEST"
 RIGHT = "right 1007 /srv/here hello there requested 0 of 1"
-ENTRY = """
-resourceUuid: a0de1a0de1a0de1a0de1a0de1a0de1a0
-name: contained
-image: contained
-environmentVariables: {{OVER: requested}}
-readinessCheck: {{path: /, canary: {{path: /complete, expect: "^{right}$"}}}}
-"""
-GROUP = """
-name: containers
-serviceCreationStrategy: parallel
-modelServices: [{uuid: a0de1a0de1a0de1a0de1a0de1a0de1a0, cpuNum: 1, memorySize: 134217728, rootDiskSize: 67108864}]
-"""
 
 
 @pytest.fixture
@@ -91,7 +82,7 @@ def contained(directory: Path) -> Path:
     ]
     said = {"entrypoint": "/opt/start", "cmd": "right", "user": "server", "workingdir": "/srv/here"}
     config = [word for name, value in said.items() for word in (f"--config.{name}", value)]
-    config += ["--config.env", "GREETING=hello there", "--config.env", "OVER=the image's own"]
+    config += ["--config.env", "GREETING=hello there", "--config.env", "MODE=the image's own"]
     return image(directory / "layout", layers, *config)
 
 
@@ -99,13 +90,15 @@ def test_a_container_image_becomes_a_member_that_answers(
     corral: CorralProcess, lab: Lab, shelf: Registry, tmp_path: Path
 ) -> None:
     digest = shelf.push(contained(tmp_path), "team/contained")
-    (tmp_path / "entry.yaml").write_text(ENTRY.format(right=RIGHT))
-    (tmp_path / "group.yaml").write_text(GROUP)
+    for name, shown in files().items():
+        # The README's canary, and more of what the image has to say.
+        (tmp_path / name).write_text(shown.replace('"^right"', f'"^{RIGHT}$"'))
     environment = {**os.environ, **ENVIRONMENT, "CORRAL_SERVER": f"127.0.0.1:{corral.port}"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
 
-    def run(*words: str) -> str:
+    def run(command: str) -> str:
         done = subprocess.run(
-            [str(Path(sys.executable).with_name("corral")), *words],
+            ["bash", "-c", command],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
@@ -113,17 +106,18 @@ def test_a_container_image_becomes_a_member_that_answers(
             timeout=600,
             check=False,
         )
-        assert done.returncode == 0, f"{words}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done.stdout
 
-    run("image", "import", shelf.url("team/contained", digest))
-    run("catalog", "add", "entry.yaml")
-    told = run("deploy", "group.yaml")
-    assert "containers: Running" in told
-    assert '"lastAnswer"' in run("group", "containers", "-o", "json")
-    assert "the engine says that it begins" in run("logs", "containers", "0")
-    run("delete", "containers")
+    imported, *rest = [command for command in readme() if command.startswith("corral ") and "engine" in command]
+    assert SHOWN in imported
+    run(imported.replace(SHOWN, shelf.url("team/contained", digest)))
+    for command in rest:
+        told = run(command)
+    assert "engines: Running" in told
+    assert '"lastAnswer"' in run("corral group engines -o json")
+    assert "the engine says that it begins" in run("corral logs engines 0")
+    run("corral delete engines")
     assert machine_volumes(lab) == []
-    run("catalog", "remove", "contained")
-    run("image", "delete", "contained")
+    run("corral catalog remove engine && corral image delete engine")
     assert list((corral.directory / "images").iterdir()) == []
