@@ -6,7 +6,7 @@ Shares nothing with the planner but the data and what each strategy means, so th
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from placement.constraints import (
@@ -25,6 +25,7 @@ from placement.constraints import (
 from placement.model import (
     Assignment,
     Decision,
+    Devices,
     Host,
     Node,
     Proof,
@@ -134,6 +135,8 @@ def _host(host: Host, arrivals: list[tuple[Node, Assignment]], request: Request)
     yield from _room(host.id, need, host.capacity, host.used)
     for number, cell in enumerate(host.cells):
         yield from _room(f"{host.id} cell {number}", cell_need[number], cell.capacity, cell.used)
+    if any(node.devices for node, _ in arrivals):
+        yield from _devices(host, arrivals)
 
 
 def _room(
@@ -162,6 +165,67 @@ def _cells(node: Node, assignment: Assignment, host: Host, need: list[Counter[st
     named = {name for cell in host.cells for name in cell.capacity}
     for number in chosen:
         need[number].update({name: -(-amount // node.cells) for name, amount in node.demand.items() if name in named})
+
+
+def _devices(host: Host, arrivals: list[tuple[Node, Assignment]]) -> Iterator[Violation]:
+    """Whether each node has what it wants together, no pool is given out twice, and enough is left for the others."""
+    taken: Counter[int] = Counter()
+    models: Counter[str] = Counter()
+    anything = 0
+    for node, assignment in arrivals:
+        got = Counter(dict(assignment.devices))
+        if any(not 0 <= pool < len(host.pools) for pool in got) or not _served(node.devices, got, host, assignment):
+            yield Violation("device", f"{node.id} does not get on {host.id} what it wants together")
+            continue
+        taken.update(got)
+        for pool, count in got.items():
+            models[host.pools[pool].resource] += count
+        loose = Counter({name: amount for name, amount in node.demand.items() if name.split(".")[0] == "gpu"})
+        loose["gpu"] -= sum(amount for name, amount in loose.items() if name != "gpu") if "gpu" in node.demand else 0
+        for one in node.devices:
+            loose[one.resource] -= one.count
+        anything += loose.pop("gpu", 0)
+        models.update(loose)
+    for number, count in taken.items():
+        if count > host.pools[number].free:
+            yield Violation("device", f"{count} are taken of pool {number} of {host.id}, which has fewer")
+    room = {name: host.free(name) for name in host.capacity if name.startswith("gpu.")}
+    for name, count in models.items():
+        if count > room.get(name, 0):
+            yield Violation("device", f"{count} {name} of {host.id} are taken, which has fewer")
+    if anything and anything > sum(room.values()) - sum(models.values()):
+        yield Violation("device", f"{host.id} has not {anything} devices more")
+
+
+def _served(wanted: Sequence[Devices], got: Counter[int], host: Host, assignment: Assignment) -> bool:
+    """Whether a node's devices are just what its requests ask for, tried in every way."""
+    if not wanted:
+        return not +got
+    one, rest = wanted[0], wanted[1:]
+    for partition in {pool.partition for pool in host.pools} if one.joint else {""}:
+        fitting = [
+            number
+            for number in got
+            if host.pools[number].resource.startswith(one.resource)
+            and (one.resource == "gpu" or host.pools[number].resource == one.resource)
+            and (not one.local or host.pools[number].cell in assignment.cells)
+            and (not one.joint or (partition and host.pools[number].partition == partition))
+        ]
+        for split in _splits(one.count, [got[number] for number in fitting]):
+            if _served(rest, got - Counter(dict(zip(fitting, split, strict=True))), host, assignment):
+                return True
+    return False
+
+
+def _splits(count: int, most: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Every way to take so many of amounts."""
+    if not most:
+        if not count:
+            yield ()
+        return
+    for first in range(min(count, most[0]) + 1):
+        for rest in _splits(count - first, most[1:]):
+            yield (first, *rest)
 
 
 def _domain(host: Host, scope: Scope) -> str:

@@ -4,18 +4,20 @@ Amounts are integers in any unit. Fields marked ? may be left out; an unknown fi
 
 snapshot  {"version": 1, "hosts": [{"id", "zone", "rack"?, "capacity": {name: int}, "used"?: {name: int}, "labels"?:
           {}, "schedulable"?: true, "members"?: [{"id", "demand"?, "labels"?, "movable"?, "exclusive"?, "cells"?:
-          [int]}], "cells"?: [{"capacity", "used"?}]}], "flavours"?: [{"demand"}], "revision"?: str}
+          [int], "holds"?: [[pool, count]]}], "cells"?: [{"capacity", "used"?}], "pools"?: [{"resource", "capacity",
+          "used"?, "cell"?: int, "partition"?}]}], "flavours"?: [{"demand"}], "revision"?: str}
 request   {"version": 1, "nodes": [{"id", "demand": {name: int}, "zone"?: str, "count"?: 1, "labels"?: {},
-          "host_labels"?: {key: [value]}, "exclusive"?: false, "cells"?: 0}], "strategy"?: "least_lost_value" |
-          "fewest_hosts" | "spread" | "close", "constraints"?: [rule], "excluded_hosts"?: [id], "staying"?: {member:
-          host}, "seed"?: 0, "deadline_ms"?: int}
+          "host_labels"?: {key: [value]}, "exclusive"?: false, "cells"?: 0, "devices"?: [{"resource", "count",
+          "local"?: false, "joint"?: false}]}], "strategy"?: "least_lost_value" | "fewest_hosts" | "spread" | "close",
+          "constraints"?: [rule], "excluded_hosts"?: [id], "staying"?: {member: host}, "seed"?: 0, "deadline_ms"?: int}
 rule      {"kind": "at_most" | "together" | "spread_over" | "within" | "spare_hosts" | "apart" | "near" | "prefer",
           "scope"?: "host" | "rack" | "zone", "weight"?: int (absent: hard), and by kind: "select"?: selector, "limit"?,
           "minimum"?, "maximum"?, "count"?, "first", "second", "key", "values": [label's value]}; selector {"nodes"?:
           [id], "labels"?: {}}, absent: the whole request
 decision  {"version": 1, "status": "placed" | "infeasible" | "unknown", "assignments": [{"node", "host", "cells"?:
-          [int]}], "objective", "lower_bound", "upper_bound", "proof": "optimal" | "gap" | "infeasible" | "none",
-          "stage", "strategy", "penalty", "penalty_bound", "unplaced": [id], "stopped", "max_placed", "explanation"}
+          [int], "devices"?: [[pool, count]]}], "objective", "lower_bound", "upper_bound", "proof": "optimal" | "gap" |
+          "infeasible" | "none", "stage", "strategy", "penalty", "penalty_bound", "unplaced": [id], "stopped",
+          "max_placed", "explanation"}
 dump      {"version": 1, "snapshot", "request", "policy": {…}, "decision"}
 """
 
@@ -48,6 +50,7 @@ from placement.model import (
     Cure,
     CureKind,
     Decision,
+    Devices,
     Explanation,
     Flavour,
     Funnel,
@@ -56,6 +59,7 @@ from placement.model import (
     NearestMiss,
     Node,
     Policy,
+    Pool,
     Proof,
     Request,
     Shortage,
@@ -93,14 +97,14 @@ def read_snapshot(value: Any) -> Snapshot:
     return Snapshot(tuple(hosts), tuple(flavours), revision)
 
 
-HOST_FIELDS = {"id", "zone", "rack", "capacity", "used", "labels", "schedulable", "members", "cells"}
+HOST_FIELDS = {"id", "zone", "rack", "capacity", "used", "labels", "schedulable", "members", "cells", "pools"}
 
 
 def _host(path: str, value: Any) -> Host:
     row = an_object(path, value, HOST_FIELDS, {"id", "zone", "capacity"})
     row["schedulable"] = a_flag(f"{path}.schedulable", row.get("schedulable", True))
     if "members" in row:
-        known = {"id", "demand", "labels", "movable", "exclusive", "cells"}
+        known = {"id", "demand", "labels", "movable", "exclusive", "cells", "holds"}
         row["members"] = tuple(
             build(Member, f"{path}.members[{n}]", **an_object(f"{path}.members[{n}]", member, known, {"id"}))
             for n, member in enumerate(a_list(f"{path}.members", row["members"]))
@@ -112,11 +116,18 @@ def _host(path: str, value: Any) -> Host:
             )
             for n, cell in enumerate(a_list(f"{path}.cells", row["cells"]))
         )
+    if "pools" in row:
+        known = {"resource", "capacity", "used", "cell", "partition"}
+        row["pools"] = tuple(
+            build(Pool, f"{path}.pools[{n}]", **an_object(f"{path}.pools[{n}]", pool, known, {"resource", "capacity"}))
+            for n, pool in enumerate(a_list(f"{path}.pools", row["pools"]))
+        )
     host: Host = build(Host, path, **row)
     return host
 
 
-NODE_FIELDS = {"id", "demand", "zone", "count", "labels", "host_labels", "exclusive", "cells"}
+NODE_FIELDS = {"id", "demand", "zone", "count", "labels", "host_labels", "exclusive", "cells", "devices"}
+WANTED, WANTED_MUST = {"resource", "count", "local", "joint"}, {"resource", "count"}
 REQUEST_FIELDS = {
     "version",
     "nodes",
@@ -137,6 +148,11 @@ def read_request(value: Any) -> tuple[Request, Policy, int | None]:
         path = f"request.nodes[{n}]"
         made = an_object(path, node, NODE_FIELDS, {"id", "demand"})
         made["exclusive"] = a_flag(f"{path}.exclusive", made.get("exclusive", False))
+        if "devices" in made:
+            made["devices"] = tuple(
+                build(Devices, f"{path}.devices[{m}]", **an_object(f"{path}.devices[{m}]", one, WANTED, WANTED_MUST))
+                for m, one in enumerate(a_list(f"{path}.devices", made["devices"]))
+            )
         nodes.append(build(Node, path, **made))
     rules = a_list("request.constraints", row.get("constraints") or [])
     deadline = row.get("deadline_ms")
@@ -186,14 +202,20 @@ def read_decision(value: Any) -> Decision:
     found = []
     for n, assignment in enumerate(a_list("decision.assignments", row.get("assignments", []))):
         path = f"decision.assignments[{n}]"
-        made = an_object(path, assignment, {"node", "host", "cells"}, {"node", "host"})
-        found.append(Assignment(made["node"], made["host"], tuple(made.get("cells", ()))))
+        made = an_object(path, assignment, {"node", "host", "cells", "devices"}, {"node", "host"})
+        found.append(
+            Assignment(made["node"], made["host"], tuple(made.get("cells", ())), _pairs(made.get("devices", ())))
+        )
     row["assignments"] = tuple(found)
     row["unplaced"] = tuple(a_list("decision.unplaced", row.get("unplaced", [])))
     if row.get("explanation") is not None:
         row["explanation"] = _explanation(row["explanation"])
     decision: Decision = build(Decision, "decision", **row)
     return decision
+
+
+def _pairs(value: Any) -> tuple[tuple[int, int], ...]:
+    return tuple((pool, count) for pool, count in value)
 
 
 def _explanation(value: Any) -> Explanation:
@@ -228,7 +250,7 @@ def _explanation(value: Any) -> Explanation:
 
 
 def _shortages(rows: Sequence[Mapping[str, Any]]) -> tuple[Shortage, ...]:
-    return tuple(Shortage(row["resource"], row["missing"]) for row in rows)
+    return tuple(Shortage(row["resource"], row["missing"], row.get("pool"), row.get("where", "")) for row in rows)
 
 
 def write_snapshot(snapshot: Snapshot) -> dict[str, Any]:
@@ -246,9 +268,11 @@ def write_snapshot(snapshot: Snapshot) -> dict[str, Any]:
         if not host.schedulable:
             row["schedulable"] = False
         if host.members:
-            row["members"] = [plain(asdict(member)) for member in host.members]
+            row["members"] = [_write_member(member) for member in host.members]
         if host.cells:
             row["cells"] = [plain(asdict(cell)) for cell in host.cells]
+        if host.pools:
+            row["pools"] = [plain(asdict(pool)) for pool in host.pools]
         hosts.append(row)
     made: dict[str, Any] = {"version": VERSION, "hosts": hosts}
     if snapshot.flavours:
@@ -256,6 +280,13 @@ def write_snapshot(snapshot: Snapshot) -> dict[str, Any]:
     if snapshot.version:
         made["revision"] = snapshot.version
     return made
+
+
+def _write_member(member: Member) -> dict[str, Any]:
+    row: dict[str, Any] = plain(asdict(member))
+    if not member.holds:
+        del row["holds"]
+    return row
 
 
 def write_request(request: Request, seed: int = 0, deadline_ms: int | None = None) -> dict[str, Any]:
@@ -293,17 +324,31 @@ def _write_rule(rule: Constraint) -> dict[str, Any]:
     return row
 
 
+def _write_explanation(explanation: Explanation) -> dict[str, Any]:
+    made: dict[str, Any] = plain(asdict(explanation))
+    shortages = [*made["shortages"], *(made["nearest"] or {}).get("shortages", ())]
+    for short in (*shortages, *(short for cure in made["cures"] for short in cure["amounts"])):
+        if short["pool"] is None:
+            del short["pool"], short["where"]
+    return made
+
+
 def write_decision(decision: Decision) -> dict[str, Any]:
     """The JSON form of a decision."""
     made: dict[str, Any] = {"version": VERSION}
     for field in fields(decision):
         if field.name == "assignments":
             made["assignments"] = [
-                {"node": a.node, "host": a.host, **({"cells": list(a.cells)} if a.cells else {})}
+                {
+                    "node": a.node,
+                    "host": a.host,
+                    **({"cells": list(a.cells)} if a.cells else {}),
+                    **({"devices": [list(pair) for pair in a.devices]} if a.devices else {}),
+                }
                 for a in decision.assignments
             ]
         elif field.name == "explanation":
-            made["explanation"] = plain(asdict(decision.explanation)) if decision.explanation else None
+            made["explanation"] = _write_explanation(decision.explanation) if decision.explanation else None
         else:
             made[field.name] = plain(getattr(decision, field.name))
     return made

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from placement.devices import arrange
 from placement.explain.explanation import explain
 from placement.model import Assignment, Decision, Policy, Proof, Request, Snapshot, Status
 from placement.problem.feasibility import fits_nowhere
-from placement.problem.gang import Gang, Landed, collapse
+from placement.problem.gang import Gang, Landed, collapse, takes_parts, want_of, wants_parts
 from placement.search.constrained import by_model, solve_constrained
 from placement.search.incumbent import Incumbent
 from placement.search.max_placed import most_nodes
@@ -111,14 +112,34 @@ def name_nodes(gang: Gang, landed: Landed) -> tuple[Assignment, ...]:
     waiting = [kind.ids() for kind in gang.kinds]
     hosts = gang.index.hosts
     by_node: dict[str, list[Assignment]] = {}
-    for kind, host, cells in landed:
+    devices = _devices(gang, landed)
+    for number, (kind, host, cells) in enumerate(landed):
         node = next(waiting[kind])
-        found = Assignment(node, hosts[host].id, cells)
+        found = Assignment(node, hosts[host].id, cells, devices.get(number, ()))
         if node in by_node:
             by_node[node].append(found)
         else:
             by_node[node] = [found]
     return tuple(found for node in gang.request.nodes for found in by_node.get(node.id, ()))
+
+
+def _devices(gang: Gang, landed: Landed) -> dict[int, tuple[tuple[int, int], ...]]:
+    """Of each landed node, by its position, what it gets of its host's pools of what it wants together."""
+    if not wants_parts(gang):
+        return {}
+    there, which = gang.index.parts()
+    wants = {kind: want_of(gang, kind) for kind in range(len(gang.kinds))}
+    on_host: dict[int, list[int]] = {}
+    for number, (kind, host, _) in enumerate(landed):
+        if takes_parts(gang, kind):
+            on_host.setdefault(host, []).append(number)
+    found = {}
+    for host, numbers in on_host.items():
+        mine = [replace(wants[landed[n][0]], chosen=landed[n][2]) for n in numbers]
+        got = arrange(there[int(which[host])], mine)
+        assert got is not None, "the nodes of a host were placed with devices for all"
+        found.update({n: one.devices for n, one in zip(numbers, got, strict=True) if one.devices})
+    return found
 
 
 def failed(gang: Gang, incumbent: Incumbent, policy: Policy, stop: Stop) -> Decision:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from placement.devices import DEVICES, MAX_POOLS, Pool, is_device, is_of
 from placement.resources import (
     MAX_CONSTRAINTS,
     MAX_HOSTS,
@@ -31,6 +32,9 @@ class Cell:
     def __post_init__(self) -> None:
         object.__setattr__(self, "capacity", checked_amounts("cell.capacity", self.capacity))
         object.__setattr__(self, "used", checked_amounts("cell.used", self.used))
+        for name in self.capacity:
+            if is_device(name):
+                raise InvalidPlacementInput("cell.capacity", f"names {name}: devices of a cell are pools of the host")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class Member:
     """An instance that already lives on a host. Its demand is part of the host's ``used`` already.
 
     ``movable`` matters to drain and gather alone; ``cells`` are the NUMA cells that it is pinned to. ``exclusive``:
-    its host takes nodes of its own gang alone.
+    its host takes nodes of its own gang alone. ``holds``: (position, count) of what it has of its host's pools.
     """
 
     id: str
@@ -47,12 +51,14 @@ class Member:
     movable: bool = True
     exclusive: bool = False
     cells: tuple[int, ...] = ()
+    holds: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         checked_name("member.id", self.id)
         object.__setattr__(self, "demand", checked_amounts("member.demand", self.demand))
         object.__setattr__(self, "labels", checked_labels("member.labels", self.labels))
         object.__setattr__(self, "cells", tuple(self.cells))
+        object.__setattr__(self, "holds", tuple((pool, count) for pool, count in self.holds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,7 @@ class Host:
     taken of it, by claims and by foreign guests together (a stored host keeps the two apart).
 
     Use above capacity (a lowered ratio, an unknown guest) counts as no room, not as an error. GPUs are resources named
-    by model, such as ``gpu.a100``.
+    by model, such as ``gpu.a100``; ``pools`` say which of them stand where.
     """
 
     id: str
@@ -73,6 +79,7 @@ class Host:
     schedulable: bool = True
     members: tuple[Member, ...] = ()
     cells: tuple[Cell, ...] = ()
+    pools: tuple[Pool, ...] = ()
 
     def __post_init__(self) -> None:
         checked_name("host.id", self.id)
@@ -87,6 +94,11 @@ class Host:
         object.__setattr__(self, "cells", tuple(self.cells))
         if len(self.cells) > MAX_CELLS:
             raise InvalidPlacementInput("host.cells", f"more than {MAX_CELLS} NUMA cells")
+        object.__setattr__(self, "pools", tuple(self.pools))
+        if len(self.pools) > MAX_POOLS:
+            raise InvalidPlacementInput("host.pools", f"more than {MAX_POOLS} pools of devices")
+        if any(pool.cell is not None and not 0 <= pool.cell < len(self.cells) for pool in self.pools):
+            raise InvalidPlacementInput("host.pools", "names a NUMA cell that the host has not")
 
     def free(self, resource: str) -> int:
         """What is left of a resource, never below zero."""
@@ -109,14 +121,18 @@ def left(host: Host, member: Member) -> Host:
         host,
         used=_changed(host.used, member.demand, -1),
         cells=_cells(host, member, -1),
+        pools=_pools(host, dict(member.holds), -1),
         members=tuple(other for other in host.members if other.id != member.id),
     )
 
 
-def joined(host: Host, member: Member) -> Host:
-    """The host once a member lives on it, in the cells that the member names."""
+def joined(host: Host, member: Member, devices: Sequence[tuple[int, int]] = ()) -> Host:
+    """The host once a member lives on it, in the cells that the member names, with these devices of the host's pools
+    and the rest of those that it demands from wherever most are free."""
+    member = replace(member, holds=_held(host, member, devices)) if host.pools or member.holds else member
     return replace(
         host,
+        pools=_pools(host, dict(member.holds), 1),
         used=_changed(host.used, member.demand, 1),
         cells=_cells(host, member, 1),
         members=(*host.members, member),
@@ -139,6 +155,30 @@ def _cells(host: Host, member: Member, sign: int) -> tuple[Cell, ...]:
     return tuple(
         replace(cell, used=_changed(cell.used, share, sign)) if number in member.cells else cell
         for number, cell in enumerate(host.cells)
+    )
+
+
+def _held(host: Host, member: Member, devices: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """(pool, count) of all devices that a member has on a host where it has these."""
+    counts = dict(devices)
+    models = {name for name in member.demand if is_device(name) and name != DEVICES}
+    for name in sorted(models) or [DEVICES]:
+        mine = [number for number, pool in enumerate(host.pools) if is_of(pool.resource, name)]
+        missing = member.demand.get(name, 0) - sum(counts.get(number, 0) for number in mine)
+        for number in sorted(mine, key=lambda n: counts.get(n, 0) - host.pools[n].free):
+            taken = max(0, min(missing, host.pools[number].free - counts.get(number, 0)))
+            if taken:
+                counts[number] = counts.get(number, 0) + taken
+                missing -= taken
+    return tuple(sorted(counts.items()))
+
+
+def _pools(host: Host, counts: Mapping[int, int], sign: int) -> tuple[Pool, ...]:
+    """The host's pools with so many devices of each taken or given back."""
+    if not counts:
+        return host.pools
+    return tuple(
+        replace(pool, used=max(0, pool.used + sign * counts.get(number, 0))) for number, pool in enumerate(host.pools)
     )
 
 

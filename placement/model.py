@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from placement.constraints import Constraint, SpareHosts
+from placement.devices import Devices, Pool, checked_devices
 from placement.fleet import MAX_CELLS, Cell, Flavour, Host, Member, Snapshot, joined, left
 from placement.outcome import (
     Assignment,
@@ -42,6 +43,7 @@ __all__ = [
     "Cure",
     "CureKind",
     "Decision",
+    "Devices",
     "Explanation",
     "Flavour",
     "Funnel",
@@ -51,6 +53,7 @@ __all__ = [
     "NearestMiss",
     "Node",
     "Policy",
+    "Pool",
     "Proof",
     "Request",
     "Shortage",
@@ -69,7 +72,7 @@ class Node:
     ``host_labels``: key -> values, of which the host must bear one. ``exclusive``: shares its host with
     members of this gang alone (other nodes of the request and staying members).
     ``cells``: 0 = floats over the host; k = its demand is split equally over k NUMA cells of the host
-    (rounded up), in every resource that the cells name.
+    (rounded up), in every resource that the cells name. ``devices``: those of its demand that it wants together.
     """
 
     id: str
@@ -80,6 +83,7 @@ class Node:
     host_labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     exclusive: bool = False
     cells: int = 0
+    devices: tuple[Devices, ...] = ()
     kind: tuple[object, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -93,9 +97,11 @@ class Node:
             object.__setattr__(self, "labels", checked_labels("node.labels", self.labels))
         if self.host_labels:
             object.__setattr__(self, "host_labels", _checked_host_labels(self.host_labels))
+        if self.devices:
+            object.__setattr__(self, "devices", checked_devices(self.devices, self.demand, self.cells))
         demand = tuple(sorted((name, amount) for name, amount in self.demand.items() if amount))
         where = tuple(sorted(self.host_labels.items())) if self.host_labels else ()
-        object.__setattr__(self, "kind", (demand, self.zone, where, self.exclusive, self.cells))
+        object.__setattr__(self, "kind", (demand, self.zone, where, self.exclusive, self.cells, self.devices))
 
 
 def _checked_host_labels(value: object) -> dict[str, tuple[str, ...]]:

@@ -31,19 +31,24 @@ class Proof(StrEnum):
 
 
 class Assignment(NamedTuple):
-    """One copy of a node on one host; ``cells`` are the NUMA cells for a node that asked for them."""
+    """One copy of a node on one host; ``cells`` are the NUMA cells for a node that asked for them, ``devices`` what it
+    gets of the host's pools, as (position, count), of those that it wants together."""
 
     node: str
     host: str
     cells: tuple[int, ...] = ()
+    devices: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """How much of one resource is missing."""
+    """How much of one resource is missing; ``pool``: of devices, at which position of its host's pools they are, None
+    where any of the host will do; ``where``: the same for people, as in "cell 1, partition left"."""
 
     resource: str
     missing: int
+    pool: int | None = None
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)

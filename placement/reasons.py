@@ -19,6 +19,7 @@ class Reason(StrEnum):
     NUMA = "numa"
     RESOURCE_TOTAL = "resource_total"
     RESOURCE_FREE = "resource_free"
+    DEVICE = "device"
 
 
 class Family(StrEnum):
@@ -34,4 +35,5 @@ class Family(StrEnum):
     SPREAD = "spread"
     SPARE_HOSTS = "spare_hosts"
     NUMA = "numa"
+    DEVICE = "device"
     CAPACITY = "capacity"

@@ -12,8 +12,10 @@ from itertools import combinations
 import numpy as np
 
 from placement.constraints import AtMost, Near, Prefer, SpareHosts, SpreadOver, Together, Within
+from placement.devices import Choice
 from placement.exact.cp_sat import Model, Terms
-from placement.problem.gang import FIRST, Gang, Landed, allowed_hosts, cell_demand
+from placement.exact.parts import divide_parts
+from placement.problem.gang import FIRST, Gang, Landed, allowed_hosts, cell_demand, wants_parts
 from placement.problem.scoring import free_for, room_value
 from placement.problem.topology import Tally
 from placement.stop import Stop, never
@@ -50,6 +52,7 @@ class ConstraintModel:
         self.partial = partial
         self.count: dict[tuple[int, int], int] = {}
         self.pins: dict[tuple[int, int, tuple[int, ...]], int] = {}
+        self.choices: dict[tuple[int, int, Choice], int] = {}
         self.on_host: dict[int, list[tuple[int, int]]] = {row: [] for row in self.rows}
         self.soft: Terms = []
         self._counts()
@@ -90,6 +93,9 @@ class ConstraintModel:
             self._cells(row)
 
     def _cells(self, row: int) -> None:
+        if wants_parts(self.gang):
+            divide_parts(self.gang, self.model, row, self.on_host[row], self.choices)
+            return
         pinned = [(k, v) for k, v in self.on_host[row] if self.gang.kinds[k].sample.cells]
         if not pinned:
             return
@@ -272,7 +278,12 @@ class ConstraintModel:
     def read(self, solution: Sequence[int]) -> Landed:
         """The placement of a solution."""
         landed: Landed = []
+        parted = {(k, row) for k, row, _ in self.choices}
+        for (k, row, choice), pin in sorted(self.choices.items()):
+            landed.extend([(k, row, choice[0])] * int(solution[pin]))
         for (k, row), v in sorted(self.count.items()):
+            if (k, row) in parted:
+                continue
             if self.gang.kinds[k].sample.cells:
                 for (kk, rr, chosen), pin in sorted(self.pins.items()):
                     if (kk, rr) == (k, row):

@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 
+from placement.explain import parts
 from placement.explain.funnel import funnel, nearest_miss, shortages
 from placement.explain.relax import FAMILY_OF, families, on_empty_fleet, with_hosts, with_room, without
 from placement.model import (
@@ -27,7 +28,7 @@ from placement.model import (
 )
 from placement.problem.feasibility import fits_nowhere, impossible_rules
 from placement.problem.gang import Gang
-from placement.reasons import Family
+from placement.reasons import Family, Reason
 from placement.search.incumbent import Incumbent
 from placement.search.max_placed import most_nodes
 from placement.stop import Stop
@@ -129,8 +130,7 @@ class Inquiry:
         host = self.gang.index.hosts[self.gang.index.position[miss.host]]
         if any(short.missing > host.used.get(short.resource, 0) for short in lacking):
             return None
-        amounts = {shortage.resource: shortage.missing for shortage in lacking}
-        if not self.fits(partial(with_room, self.gang, miss.host, amounts)):
+        if not self.fits(partial(with_room, self.gang, miss.host, lacking)):
             return None
         return Cure(CureKind.FREE, None, miss.host, 0, lacking)
 
@@ -219,7 +219,8 @@ def message(
     if stuck is not None:
         row = next(f for f in funnels if f.node == gang.kinds[stuck].nodes[0][0])
         counted = ", ".join(f"{reason.value} {hosts}" for reason, hosts in row.ruled_out)
-        return f"no host can take {row.node}: of {row.hosts} hosts, ruled out by {counted or 'nothing'}"
+        devices = f"; {parts.told(gang, stuck)}" if Reason.DEVICE in dict(row.ruled_out) else ""
+        return f"no host can take {row.node}: of {row.hosts} hosts, ruled out by {counted or 'nothing'}{devices}"
     if missing:
         return "the fleet lacks " + ", ".join(f"{shortage.missing} {shortage.resource}" for shortage in missing)
     if rules:

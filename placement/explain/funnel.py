@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from placement.constraints import Apart, AtMost, Near, Prefer, Together, Within
+from placement.explain import parts
 from placement.model import Funnel, NearestMiss, Shortage
-from placement.problem.gang import FIRST, Gang, cells_fit
+from placement.problem.gang import FIRST, Gang, cells_fit, seats
 from placement.problem.index import Bools
 from placement.problem.topology import Tally
 from placement.reasons import Reason
@@ -34,6 +35,10 @@ def funnel(gang: Gang, number: int) -> Funnel:
         fits = cells_fit(gang, number)
         counted[Reason.NUMA] = int((left & ~fits).sum())
         left = left & fits
+    if gang.kinds[number].sample.devices and left.any():
+        seated = seats(gang, number) > 0
+        counted[Reason.DEVICE] = int((left & ~seated).sum())
+        left = left & seated
     kind = gang.kinds[number]
     ruled_out = tuple((reason, counted[reason]) for reason in Reason if counted.get(reason))
     return Funnel(kind.nodes[0][0], kind.count, len(left), ruled_out, tuple(resources), int(left.sum()))
@@ -94,6 +99,8 @@ def nearest_miss(gang: Gang, number: int) -> NearestMiss | None:
     rows = np.flatnonzero(mask)
     if not len(rows):
         return None
+    if gang.kinds[number].sample.devices and (miss := parts.nearest(gang, number, rows)) is not None:
+        return miss
     missing = np.maximum(0, gang.demand[number] - gang.free[rows])
     for column, name in enumerate(gang.names):
         for spot in np.flatnonzero((gang.free[rows, column] == 0) & (missing[:, column] > 0)).tolist():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from placement.constraints import Apart, AtMost, Constraint, Near, Prefer, SpareHosts, SpreadOver, Together, Within
-from placement.model import Host, Member, Node, Request, joined
+from placement.devices import DEVICES
+from placement.model import Devices, Host, Member, Node, Request, Shortage, joined
 from placement.problem.gang import Gang, collapse_on
 from placement.problem.index import FleetIndex
 from placement.reasons import Family
@@ -35,6 +37,7 @@ def families(gang: Gang) -> tuple[Family, ...]:
         Family.UNSCHEDULABLE: not bool(gang.index.schedulable.all()),
         Family.EXCLUSIVE: any(node.exclusive for node in nodes),
         Family.NUMA: any(node.cells for node in nodes),
+        Family.DEVICE: any(node.devices for node in nodes),
     }
     ruled = {FAMILY_OF[type(rule)] for rule in gang.request.constraints if rule.weight is None}
     found = [family for family, present in used.items() if present]
@@ -66,6 +69,7 @@ def _node_without(node: Node, gone: frozenset[Family]) -> Node:
         Family.LABELS: bool(node.host_labels),
         Family.EXCLUSIVE: node.exclusive,
         Family.NUMA: node.cells > 0,
+        Family.DEVICE: bool(node.devices),
     }
     if not any(asked.get(family, False) for family in gone):
         return node
@@ -78,7 +82,15 @@ def _node_without(node: Node, gone: frozenset[Family]) -> Node:
         {} if Family.LABELS in gone else node.host_labels,
         node.exclusive and Family.EXCLUSIVE not in gone,
         0 if gone & {Family.NUMA, Family.CAPACITY} else node.cells,
+        () if gone & {Family.DEVICE, Family.CAPACITY} else _devices_without(node, Family.NUMA in gone),
     )
+
+
+def _devices_without(node: Node, cells: bool) -> tuple[Devices, ...]:
+    """What a node wants together; of no cell where it is to have none."""
+    if not cells:
+        return node.devices
+    return tuple(replace(one, local=False) for one in node.devices if one.joint)
 
 
 def on_empty_fleet(gang: Gang, reopened: bool, own_stay: bool) -> Gang:
@@ -94,7 +106,7 @@ def on_empty_fleet(gang: Gang, reopened: bool, own_stay: bool) -> Gang:
     hosts = list(index.hosts)
     inhabited = []
     for row, host in enumerate(hosts):
-        if host.members or host.cells or host.id in homes:
+        if host.members or host.cells or host.pools or host.id in homes:
             own = tuple(member for member in host.members if member.id in staying)
             hosts[row] = _emptied(host, own)
             for member in own:
@@ -119,9 +131,15 @@ def on_empty_fleet(gang: Gang, reopened: bool, own_stay: bool) -> Gang:
 
 def _emptied(host: Host, own: tuple[Member, ...]) -> Host:
     """The host with these members of it alone."""
-    bare = replace(host, used={}, members=(), cells=tuple(replace(cell, used={}) for cell in host.cells))
+    bare = replace(
+        host,
+        used={},
+        members=(),
+        cells=tuple(replace(cell, used={}) for cell in host.cells),
+        pools=tuple(replace(pool, used=0) for pool in host.pools),
+    )
     for member in own:
-        bare = joined(bare, member)
+        bare = joined(bare, member, member.holds)
     return bare
 
 
@@ -137,14 +155,22 @@ def with_hosts(gang: Gang, host: Host, copies: int) -> Gang:
             schedulable=True,
             rack=f"+{number}",
             cells=tuple(replace(cell, used={}) for cell in host.cells),
+            pools=tuple(replace(pool, used=0) for pool in host.pools),
         )
         for number in range(copies)
     )
     return collapse_on(FleetIndex.appended(index, new), gang.flavours, gang.request)
 
 
-def with_room(gang: Gang, host: str, amounts: Mapping[str, int]) -> Gang:
-    """The gang with less of some resources used on one host."""
+def with_room(gang: Gang, host: str, lacking: Sequence[Shortage]) -> Gang:
+    """The gang with less of some resources used on one host, and less of its pools where it says of which."""
+    amounts: Counter[str] = Counter()
+    pools: Counter[int] = Counter()
+    for short in lacking:
+        amounts[short.resource] += short.missing
+        if short.pool is not None:
+            pools[short.pool] += short.missing
+            amounts[DEVICES] += short.missing
     index = gang.index
     free = index.free.copy()
     row = index.position[host]
@@ -152,4 +178,8 @@ def with_room(gang: Gang, host: str, amounts: Mapping[str, int]) -> Gang:
     for name, amount in amounts.items():
         if name in index.resources:
             free[row, index.resources[name]] = max(0, one.capacity.get(name, 0) - one.used.get(name, 0) + amount)
-    return collapse_on(replace(index, free=free, cache={}), gang.flavours, gang.request)
+    hosts = index.hosts
+    if pools:
+        freed = tuple(replace(pool, used=max(0, pool.used - pools[n])) for n, pool in enumerate(one.pools))
+        hosts = (*hosts[:row], replace(one, pools=freed), *hosts[row + 1 :])
+    return collapse_on(replace(index, hosts=hosts, free=free, cache={}), gang.flavours, gang.request)

@@ -69,7 +69,9 @@ def drain(snapshot: Snapshot, gangs: Sequence[Leaving]) -> Steps:
         if decision.status is not Status.PLACED:
             return Drain(tuple(moves), snapshot, number, decision)
         arriving = _arriving(gang.request, decision.assignments, homes)
-        moves += [Move(m.id, homes[m.id][1] if m.id in homes else "", target, m.cells) for m, target in arriving]
+        moves += [
+            Move(m.id, homes[m.id][1] if m.id in homes else "", target, m.cells, m.holds) for m, target in arriving
+        ]
         snapshot = _moved(snapshot, arriving, homes)
     return Drain(tuple(moves), snapshot)
 
@@ -111,7 +113,9 @@ def _arriving(request: Request, assignments: Iterable[Assignment], homes: Homes)
     for assignment in assignments:
         node = nodes[assignment.node]
         known = homes.get(node.id, (Member(node.id, labels=node.labels, exclusive=node.exclusive), ""))[0]
-        found.append((replace(known, demand=node.demand, cells=assignment.cells), assignment.host))
+        found.append(
+            (replace(known, demand=node.demand, cells=assignment.cells, holds=assignment.devices), assignment.host)
+        )
     return found
 
 
@@ -124,6 +128,6 @@ def _moved(snapshot: Snapshot, arriving: Arriving, homes: Homes) -> Snapshot:
         if source in known:
             gone = replace(before, demand=member.demand)
             changed[source] = left(changed.get(source, known[source]), gone)
-        changed[target] = joined(changed.get(target, known[target]), member)
+        changed[target] = joined(changed.get(target, known[target]), member, member.holds)
         homes[member.id] = member, target
     return snapshot.updated(tuple(changed.values()))

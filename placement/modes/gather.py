@@ -69,11 +69,11 @@ def _best_step(
         if not decision.assignments or decision.penalty:
             continue
         target = next(h for h in without.hosts if h.id == decision.assignments[0].host)
-        cells = decision.assignments[0].cells
-        arrived = joined(target, replace(member, cells=cells))
+        cells, devices = decision.assignments[0].cells, decision.assignments[0].devices
+        arrived = joined(target, replace(member, cells=cells), devices)
         won = _worth(value, source) - _worth(value, host) + _worth(value, arrived) - _worth(value, target)
         if won > 0:
-            return without.updated((arrived,)), Move(member.id, host.id, target.id, cells), won
+            return without.updated((arrived,)), Move(member.id, host.id, target.id, cells, devices), won
     return None
 
 

@@ -208,12 +208,12 @@ class _Search:
                 continue
             arrived: dict[str, Host] = {}
             hosts = {host.id: host for host in snapshot.hosts}
-            for node, target, cells in decision.assignments:
+            for node, target, cells, devices in decision.assignments:
                 source = where[node]
                 member = next(m for m in hosts[source].members if m.id == node)
                 arrived[source] = left(arrived.get(source, hosts[source]), member)
-                arrived[target] = joined(arrived.get(target, hosts[target]), replace(member, cells=cells))
-                moves.append(Move(node, source, target, cells))
+                arrived[target] = joined(arrived.get(target, hosts[target]), replace(member, cells=cells), devices)
+                moves.append(Move(node, source, target, cells, devices))
                 where[node] = target
             snapshot = snapshot.updated(tuple(arrived.values()))
         self.homeless = tuple(homeless)
@@ -272,8 +272,8 @@ def _landed(hosts: Mapping[str, Host], request: Request, assignments: Sequence[A
     """The hosts with the gang's nodes on them. A copy of a node is a member of its own."""
     nodes = {node.id: node for node in request.nodes}
     changed: dict[str, Host] = {}
-    for copy, (name, host, cells) in enumerate(assignments):
+    for copy, (name, host, cells, devices) in enumerate(assignments):
         node = nodes[name]
         member = Member(f"{name}/{copy}", node.demand, node.labels, False, node.exclusive, cells)
-        changed[host] = joined(changed.get(host, hosts[host]), member)
+        changed[host] = joined(changed.get(host, hosts[host]), member, devices)
     return changed

@@ -14,12 +14,14 @@ MOST_COST = 1 << 50
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One member's way from one host to another; ``cells`` are the NUMA cells that it is pinned to on the other."""
+    """One member's way from one host to another; ``cells`` are the NUMA cells that it is pinned to on the other,
+    ``devices`` what it gets of the other's pools of what it wants together."""
 
     member: str
     source: str
     target: str
     cells: tuple[int, ...] = ()
+    devices: tuple[tuple[int, int], ...] = ()
 
 
 def node_of(member: Member, host: Host) -> Node:

@@ -257,7 +257,7 @@ class _Search:
                 decision = place(fleet, asked, self.policy, self.stop)
                 if decision.status is not Status.PLACED:
                     break
-                yield [Move(a.node, where[a.node], a.host, a.cells) for a in decision.assignments]
+                yield [Move(a.node, where[a.node], a.host, a.cells, a.devices) for a in decision.assignments]
                 tried |= {decision.assignments[0].host}
                 allowed -= tried
                 if not allowed:

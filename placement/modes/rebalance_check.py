@@ -92,7 +92,7 @@ def seat_violations(
     """What is wrong with the seat itself, while all moves before are on both ends."""
     fellows = {n.id: where[n.id] for n in group.nodes if n.id != node.id}
     alone = Request((node,), excluded_hosts=group.excluded_hosts | {move.source}, staying={**group.staying, **fellows})
-    there = Decision(Status.PLACED, (Assignment(node.id, move.target, move.cells),))
+    there = Decision(Status.PLACED, (Assignment(node.id, move.target, move.cells, move.devices),))
     for violation in check(Snapshot((held[move.target],)), alone, there):
         if violation.rule in _OF_THE_SEAT:
             yield violation
@@ -104,13 +104,13 @@ def after_move(now: dict[str, Host], held: dict[str, Host], move: Move) -> tuple
     member = next(m for m in now[move.source].members if m.id == move.member)
     there = replace(member, cells=move.cells)
     after = {**now, move.source: left(now[move.source], member)}
-    after[move.target] = joined(after[move.target], there)
+    after[move.target] = joined(after[move.target], there, move.devices)
     behind = replace(member, id=f"{member.id} as it leaves")
     source = replace(
         held[move.source], members=tuple(behind if m.id == member.id else m for m in held[move.source].members)
     )
     both = {**held, move.source: source}
-    both[move.target] = joined(both[move.target], there)
+    both[move.target] = joined(both[move.target], there, move.devices)
     return after, both
 
 

@@ -43,10 +43,10 @@ def _violations(
     yield from check(Snapshot(tuple(without.values())), request, room.placed)
     sources = {move.source for move in room.moves}
     kinds = {node.id: node for node in request.nodes}
-    for copy, (name, host, cells) in enumerate(room.placed.assignments):
+    for copy, (name, host, cells, devices) in enumerate(room.placed.assignments):
         node = kinds[name]
         landed = Member(f"{name}/{copy}", node.demand, node.labels, False, node.exclusive, cells)
-        now[host] = joined(now[host], landed)
+        now[host] = joined(now[host], landed, devices)
     where = {member.id: host.id for host in now.values() for member in host.members}
     for move in room.moves:
         group = owner[move.member]
@@ -59,12 +59,12 @@ def _violations(
             excluded_hosts=group.excluded_hosts,
             staying={**group.staying, **others},
         )
-        there = Decision(Status.PLACED, (Assignment(move.member, move.target, move.cells),))
+        there = Decision(Status.PLACED, (Assignment(move.member, move.target, move.cells, move.devices),))
         found = check(Snapshot(tuple(now.values())), alone, there)
         yield from (violation for violation in found if violation.rule not in _NOT_OF_A_MOVE)
         member = _member(now[move.source], move.member)
         now[move.source] = left(now[move.source], member)
-        now[move.target] = joined(now[move.target], replace(member, cells=move.cells))
+        now[move.target] = joined(now[move.target], replace(member, cells=move.cells), move.devices)
         where[move.member] = move.target
 
 

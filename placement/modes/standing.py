@@ -108,12 +108,12 @@ class Standing:
         """Carry the move out; by how much what is missed changes: (rules, wishes), below zero where it is less."""
         member = next(m for m in self.hosts[move.source].members if m.id == move.member)
         behind = replace(member, id=member.id + LEFT_BEHIND)
-        there = replace(member, cells=move.cells)
+        there = replace(member, cells=move.cells, holds=move.devices)
         source = self.held[move.source]
         self.held[move.source] = replace(
             source, members=tuple(behind if m.id == member.id else m for m in source.members)
         )
-        self.held[move.target] = joined(self.held[move.target], there)
+        self.held[move.target] = joined(self.held[move.target], there, move.devices)
         self.moved.add(move.member)
         return self._to(member, there, move.source, move.target)
 
@@ -129,7 +129,7 @@ class Standing:
     def _to(self, before: Member, after: Member, source: str, target: str) -> tuple[int, int]:
         touched = self._neighbourhood(after.id, (source, target))
         self.hosts[source] = left(self.hosts[source], before)
-        self.hosts[target] = joined(self.hosts[target], after)
+        self.hosts[target] = joined(self.hosts[target], after, after.holds)
         self.where[after.id] = target
         touched |= self._neighbourhood(after.id, (source, target))
         for places in self.labelled.values():

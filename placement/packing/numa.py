@@ -13,7 +13,7 @@ import numpy as np
 from placement.packing.fill import first_fit_cells
 from placement.packing.instance import NO_ROWS, Cells, Packing
 from placement.packing.knapsack import DenseTable, Table
-from placement.problem.gang import Gang, Landed, cell_demand
+from placement.problem.gang import Gang, Landed, arranged, cell_demand
 from placement.problem.index import Bools, Ints
 
 CELL_TABLE = 1 << 18
@@ -167,3 +167,11 @@ def _divide(rooms: list[list[int]], single: list[tuple[int, int, list[int]]]) ->
             if further is not None:
                 return [first, *further]
     return None
+
+
+def in_parts(gang: Gang, host: int, held: list[tuple[int, int]]) -> Landed:
+    """(kind, host, cells) of a host's nodes, so that the cells and devices of all can be given."""
+    kinds = [kind for kind, copies in held for _ in range(copies)]
+    got = arranged(gang, host, kinds)
+    assert got is not None, "as many were placed on the host as it has seats"
+    return [(kind, host, one.cells) for kind, one in zip(kinds, got, strict=True)]

@@ -28,7 +28,7 @@ def fits_nowhere(gang: Gang) -> int | None:
         rows, first = masks[key]
         if not any((gang.free[some] >= gang.demand[number]).all(axis=1).any() for some in (first, rows)):
             return number
-        if node.cells and not fitting_hosts(gang, number).any():
+        if (node.cells or node.devices) and not fitting_hosts(gang, number).any():
             return number
     return None
 

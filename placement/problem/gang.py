@@ -6,7 +6,7 @@ of kinds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +23,7 @@ from placement.constraints import (
     Together,
     Within,
 )
+from placement.devices import DEVICES, Got, Part, Undecided, Want, arrange, is_device, loose_of, most
 from placement.model import Flavour, InvalidPlacementInput, Node, Request, Snapshot
 from placement.problem.index import Bools, FleetIndex, Ints, index_of
 
@@ -61,7 +62,8 @@ class Gang:
     ``demand``: int64[K, R']; ``counts``: int64[K]; ``free``, ``capacity``: int64[H, R'] of the fleet. ``unheld``:
     bool[H] hosts where no stranger (a member that is not one of this gang's) wants the host for its own gang alone;
     ``unshared``: those where no stranger lives. ``settled``: numbers of the rules that the kinds' confinement keeps;
-    ``members``, ``fits``: what is worked out once (``topology.old_counts`` by rule, ``fitting_hosts`` by kind).
+    ``members``, ``fits``, ``seated``: what is worked out once (``topology.old_counts`` by rule, ``fitting_hosts`` and
+    ``seats`` by kind).
     """
 
     request: Request
@@ -78,6 +80,7 @@ class Gang:
     settled: frozenset[int] = frozenset()
     members: dict[int, tuple[Ints, Ints]] = field(default_factory=dict)
     fits: dict[int, Bools] = field(default_factory=dict)
+    seated: dict[int, Ints] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -217,6 +220,8 @@ def _fitting_hosts(gang: Gang, number: int) -> Bools:
             mask = mask & (gang.free[:, column] >= gang.demand[number, column])
     if kind.sample.cells:
         mask = mask & cells_fit(gang, number)
+    if kind.sample.devices:
+        mask = mask & (seats(gang, number) > 0)
     return mask
 
 
@@ -233,3 +238,65 @@ def cells_fit(gang: Gang, number: int) -> Bools:
     enough = (cells >= cell_demand(gang, number)).all(axis=2).sum(axis=1)
     fit: Bools = enough >= gang.kinds[number].sample.cells
     return fit
+
+
+def want_of(gang: Gang, number: int) -> Want:
+    """What one node of a kind takes of the parts of its host."""
+    node = gang.kinds[number].sample
+    share = tuple(cell_demand(gang, number).tolist()) if node.cells else ()
+    return Want(node.cells, share, node.devices, loose_of(node.demand, node.devices))
+
+
+def seats(gang: Gang, number: int) -> Ints:
+    """int64[H]: how many nodes of a kind each host takes by its cells and pools, were it for the kind alone; what could
+    not be decided counts as all of them. Read-only."""
+    if number not in gang.seated:
+        there, which = gang.index.parts()
+        want, count = want_of(gang, number), gang.kinds[number].count
+        gang.seated[number] = np.array([_most(part, want, count) for part in there], np.int64)[which]
+    return gang.seated[number]
+
+
+def _most(part: Part, want: Want, limit: int) -> int:
+    try:
+        return most(part, want, limit)
+    except Undecided:
+        return limit
+
+
+def wants_parts(gang: Gang) -> bool:
+    """Whether some kind wants devices together."""
+    return any(kind.sample.devices for kind in gang.kinds)
+
+
+def takes_parts(gang: Gang, number: int) -> bool:
+    """Whether a node of the kind may take from others what they want of a host's parts: of cells, of what stands
+    together, and any device of one model where others want some of any model together."""
+    node = gang.kinds[number].sample
+    return bool(node.cells or node.devices) or (_of_any(gang) and any(map(is_device, node.demand)))
+
+
+def _of_any(gang: Gang) -> bool:
+    return any(one.resource == DEVICES for kind in gang.kinds for one in kind.sample.devices)
+
+
+def counted_by_seats(gang: Gang) -> bool:
+    """Whether hosts take what their room and the seats of each kind say, since the kinds do not take each other's.
+
+    That is where one kind alone takes of cells and of what stands together, and others may have any of the devices that
+    it leaves.
+    """
+    bound = [kind.sample for kind in gang.kinds if kind.sample.cells or kind.sample.devices]
+    if len(bound) != 1:
+        return False
+    return not (_of_any(gang) and any(name.startswith(f"{DEVICES}.") for name in gang.names))
+
+
+def arranged(gang: Gang, host: int, kinds: Sequence[int]) -> tuple[Got, ...] | None:
+    """What nodes of these kinds get of a host's cells and pools, None where they do not all fit, or where that could
+    not be decided."""
+    there, which = gang.index.parts()
+    try:
+        return arrange(there[int(which[host])], tuple(want_of(gang, kind) for kind in kinds))
+    except Undecided:
+        return None

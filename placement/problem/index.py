@@ -10,6 +10,7 @@ import numpy as np
 import numpy.ma
 import numpy.typing as npt
 
+from placement.devices import DEVICES, Part, Pool
 from placement.model import Host, Snapshot
 from placement.resources import MAX_AMOUNT, MAX_RESOURCES, InvalidPlacementInput
 
@@ -83,8 +84,14 @@ class FleetIndex:
         pairs = [(self.hosts[self.position[host.id]], host) for host in changed]
         if not all(_alike(old, new) for old, new in pairs):
             return FleetIndex.build(tuple(hosts))
-        # What is cached goes by labels and capacities alone, never by use.
-        kept = all(old.labels == new.labels and old.capacity == new.capacity for old, new in pairs)
+        # What is cached goes by labels, capacities, cells and pools, never by other use.
+        kept = all(
+            old.labels == new.labels
+            and old.capacity == new.capacity
+            and old.cells == new.cells
+            and old.pools == new.pools
+            for old, new in pairs
+        )
         after = replace(
             self,
             hosts=tuple(hosts),
@@ -161,6 +168,19 @@ class FleetIndex:
 
         return self.cached("cells", build)
 
+    def parts(self) -> tuple[tuple[Part, ...], Ints]:
+        """What is free in the parts of hosts: each that there is once, and int64[H] which of them a host has."""
+
+        def build() -> tuple[tuple[Part, ...], Ints]:
+            names, _ = self.cells()
+            found: dict[Part, int] = {}
+            which = np.empty(len(self.hosts), np.int64)
+            for row, host in enumerate(self.hosts):
+                which[row] = found.setdefault(part_of_host(host, names), len(found))
+            return tuple(found), which
+
+        return self.cached("parts", build)
+
     def cached(self, key: object, build: Callable[[], T]) -> T:
         """A value derived from this index, computed at most once; at most 64 are kept."""
         if key not in self.cache:
@@ -168,6 +188,25 @@ class FleetIndex:
                 del self.cache[next(iter(self.cache))]
             self.cache[key] = build()
         return self.cache[key]  # type: ignore[return-value]
+
+
+def part_of_host(host: Host, names: Sequence[str]) -> Part:
+    """What is free in the host's parts. ``names``: the resources of cells. Devices that its pools do not tell stand
+    anywhere on it."""
+    if not host.pools and not host.cells:
+        return _NO_PARTS
+    cells = tuple(
+        tuple(max(0, cell.capacity.get(name, 0) - cell.used.get(name, 0)) for name in names) for cell in host.cells
+    )
+    pools = tuple(Pool(pool.resource, pool.free, 0, pool.cell, pool.partition) for pool in host.pools)
+    told = {pool.resource: 0 for pool in pools}
+    for pool in pools:
+        told[pool.resource] += pool.capacity
+    others = {name: host.free(name) - told.get(name, 0) for name in host.capacity if name.startswith(f"{DEVICES}.")}
+    return Part(cells, (*pools, *(Pool(name, free) for name, free in sorted(others.items()) if free > 0)))
+
+
+_NO_PARTS = Part((), ())
 
 
 def index_of(snapshot: Snapshot) -> FleetIndex:
@@ -187,13 +226,8 @@ def index_of(snapshot: Snapshot) -> FleetIndex:
 
 
 def _alike(old: Host, new: Host) -> bool:
-    """Whether codes and columns stay as a new index would have them; zones, racks and NUMA cells seldom change."""
-    return (
-        old.zone == new.zone
-        and old.rack_key == new.rack_key
-        and old.capacity.keys() == new.capacity.keys()
-        and old.cells == new.cells
-    )
+    """Whether codes and columns stay as a new index would have them; zones and racks seldom change."""
+    return old.zone == new.zone and old.rack_key == new.rack_key and old.capacity.keys() == new.capacity.keys()
 
 
 def _codes(names: Iterable[str]) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from placement.problem.gang import Gang, Landed, allowed_hosts, cell_demand
+from placement.problem.gang import Gang, Landed, allowed_hosts, arranged, cell_demand, seats, takes_parts, wants_parts
 from placement.problem.index import Bools, Ints
 from placement.problem.topology import Tally
 
@@ -23,8 +23,13 @@ class PlacementState:
         self.landed: Ints = np.zeros(len(gang.index.hosts), np.int64)
         self.closed: Bools = np.zeros(len(gang.index.hosts), np.bool_)
         self.tallies = [Tally.start(gang, number) for number in range(len(gang.request.constraints))]
-        self.pinned = any(kind.sample.cells for kind in gang.kinds)
-        self.cells: Ints = gang.index.cells()[1].copy() if self.pinned else np.zeros((0, 0, 0), np.int64)
+        self.pinned = any(kind.sample.cells or kind.sample.devices for kind in gang.kinds)
+        self.parts = wants_parts(gang)
+        self.held: dict[int, list[int]] = {}
+        self.more: dict[tuple[int, int], bool] = {}
+        self.cells: Ints = (
+            gang.index.cells()[1].copy() if self.pinned and not self.parts else np.zeros((0, 0, 0), np.int64)
+        )
         self.assignments: Landed = []
         self.allowed: dict[int, Bools] = {}
 
@@ -37,8 +42,22 @@ class PlacementState:
         for column in range(len(self.gang.names)):
             if self.gang.demand[number, column]:
                 mask &= self.free[:, column] >= self.gang.demand[number, column]
+        if self.parts and takes_parts(self.gang, number):
+            return self._parted(number, mask)
         if node.cells:
             mask &= self.enough_cells(number)
+        return mask
+
+    def _parted(self, number: int, mask: Bools) -> Bools:
+        """Those of the hosts whose cells and devices can be divided anew so that one more of the kind gets its own."""
+        if self.gang.kinds[number].sample.cells or self.gang.kinds[number].sample.devices:
+            mask = mask & (seats(self.gang, number) > 0)
+        for host in self.held:
+            if mask[host]:
+                if (number, host) not in self.more:
+                    wanted = [*(self.assignments[at][0] for at in self.held[host]), number]
+                    self.more[number, host] = arranged(self.gang, host, wanted) is not None
+                mask[host] = self.more[number, host]
         return mask
 
     def enough_cells(self, number: int) -> Bools:
@@ -71,7 +90,9 @@ class PlacementState:
         self.free[host] -= self.gang.demand[number]
         self.landed[host] += 1
         chosen: tuple[int, ...] = ()
-        if node.cells:
+        if self.parts and takes_parts(self.gang, number):
+            self._divide(number, host)
+        elif node.cells:
             share = cell_demand(self.gang, number)
             fit = np.flatnonzero(self.cells_that_fit(number)[host])
             tightest = sorted(fit, key=lambda cell: (tuple(self.cells[host, cell]), cell))
@@ -79,7 +100,21 @@ class PlacementState:
             self.cells[host, list(chosen)] -= share
         for tally, part in zip(self.tallies, self.gang.kinds[number].parts, strict=True):
             tally.add(part, host)
-        self.assignments.append((number, host, chosen))
+        if not (self.parts and takes_parts(self.gang, number)):
+            self.assignments.append((number, host, chosen))
+
+    def _divide(self, number: int, host: int) -> None:
+        """Lets one more of a kind have its cells and devices on a host; others there may get other cells."""
+        mine = self.held.setdefault(host, [])
+        mine.append(len(self.assignments))
+        self.assignments.append((number, host, ()))
+        kinds = [self.assignments[at][0] for at in mine]
+        got = arranged(self.gang, host, kinds)
+        assert got is not None, "a host was taken without room for the kind"
+        for at, kind, one in zip(mine, kinds, got, strict=True):
+            self.assignments[at] = (kind, host, one.cells)
+        for kind in range(len(self.gang.kinds)):
+            self.more.pop((kind, host), None)
 
     def penalty(self) -> int:
         """The weight of the wishes missed so far."""

@@ -72,7 +72,7 @@ def _host_for(state: PlacementState, held: Sequence[int], rows: Ints, taken: Boo
             if copies:
                 mask = mask & state.room(kind)
         fitting = np.flatnonzero(mask)
-        if not len(fitting) or any(kind.sample.cells for kind in gang.kinds):
+        if not len(fitting) or state.pinned:
             return None
     return int(fitting[np.argmin(prefer[fitting])])
 

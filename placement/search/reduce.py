@@ -5,6 +5,7 @@ What is absorbed is absorbed exactly; the packing of what is left open is a rela
 =====================================  ================================================================================
 rule                                   becomes
 =====================================  ================================================================================
+devices together, for one kind         a dimension: how many of the kind a host seats
 at most k a host                       a dimension of capacity k minus the members that are there
 at most k a rack or zone               the same, which is necessary, and open as well
 together on a host                     one bundle
@@ -26,8 +27,17 @@ import numpy as np
 from placement.constraints import Apart, AtMost, Near, Prefer, Scope, SpareHosts, SpreadOver, Together, Within
 from placement.model import Strategy
 from placement.packing.instance import Load, Packing, classes_of
-from placement.packing.numa import in_cells, pair_cells
-from placement.problem.gang import FIRST, SECOND, Gang, Landed, allowed_hosts
+from placement.packing.numa import in_cells, in_parts, pair_cells
+from placement.problem.gang import (
+    FIRST,
+    SECOND,
+    Gang,
+    Landed,
+    allowed_hosts,
+    counted_by_seats,
+    seats,
+    wants_parts,
+)
 from placement.problem.index import Bools, Ints
 from placement.problem.scoring import RoomValue, free_for, sizes_for
 from placement.problem.topology import Tally
@@ -74,6 +84,9 @@ class Reduction:
             ]
             for _ in range(load.times):
                 host = next(waiting[load.cls])
+                if wants_parts(self.gang) and not self.pinned:
+                    landed.extend(in_parts(self.gang, host, held))
+                    continue
                 if self.packing.cells is not None:
                     landed.extend(in_cells(self.gang, host, held))
                     continue
@@ -118,16 +131,26 @@ def reduce(gang: Gang, value: RoomValue | None = None, only: Bools | None = None
         for number, tally in enumerate(tallies)
         if number not in settled and not _absorbed(tally, played[number], partial)
     )
-    pinned = any(kind.sample.cells for kind in gang.kinds)
+    pinned = any(_bound(gang, number) for number in range(len(gang.kinds)))
     cells = None
-    if pinned and value is None and demand.shape[1] == len(gang.names) and len(bundles) == len(gang.kinds):
+    if pinned and wants_parts(gang):
+        demand, free, unit = _seated(gang, demand, free, unit, bundles)
+        pinned = not counted_by_seats(gang)
+    elif pinned and value is None and demand.shape[1] == len(gang.names) and len(bundles) == len(gang.kinds):
         cells = pair_cells(gang)
     packing = classes_of(free, demand, counts, group, eligible, unit, cells)
     return Reduction(gang, bundles, packing, open_rules, pinned and cells is None)
 
 
+def _bound(gang: Gang, kind: int) -> bool:
+    """Whether nodes of the kind take of certain parts of their hosts."""
+    return bool(gang.kinds[kind].sample.cells or gang.kinds[kind].sample.devices)
+
+
 def needs_rules(gang: Gang) -> bool:
-    """Whether some rule or NUMA request may stay open, so that the packing alone does not settle the gang."""
+    """Whether some rule, NUMA request or device may stay open, so that the packing alone does not settle the gang."""
+    if wants_parts(gang):
+        return not reduce(gang).exact
     if any(kind.sample.cells for kind in gang.kinds):
         return gang.request.strategy is not Strategy.FEWEST_HOSTS or not reduce(gang).exact
     return bool(gang.request.constraints) and not reduce(gang).exact
@@ -218,7 +241,7 @@ def _bundles(gang: Gang, tallies: list[Tally]) -> tuple[Bundles, set[int]]:
         if not isinstance(rule, Together) or rule.scope is not Scope.HOST or rule.weight is not None:
             continue
         joined = [k for k, kind in enumerate(gang.kinds) if kind.parts[number] == FIRST]
-        if (tally.old_first > 0).any() or not joined or any(gang.kinds[k].sample.cells for k in joined):
+        if (tally.old_first > 0).any() or not joined or any(_bound(gang, k) for k in joined):
             continue
         settled.add(number)
         first = owner[joined[0]]
@@ -262,6 +285,19 @@ def _dimensions(gang: Gang, tallies: list[Tally], limits: list[int], bundles: Bu
         demand.append(np.zeros((len(bundles), 1), np.int64))
         room.append(np.zeros((len(gang.index.hosts), 1), np.int64))
     return np.concatenate(demand, axis=1), np.concatenate(room, axis=1)
+
+
+def _seated(gang: Gang, demand: Ints, free: Ints, unit: Ints, bundles: Bundles) -> tuple[Ints, Ints, Ints]:
+    """The dimensions with one more for each kind that takes of certain parts of hosts: its seats there."""
+    bound = [kind for kind in range(len(gang.kinds)) if _bound(gang, kind)]
+    one = np.zeros((len(gang.kinds), len(bound)), np.int64)
+    one[bound, np.arange(len(bound))] = 1
+    room = np.stack([seats(gang, kind) for kind in bound], axis=1)
+    return (
+        np.concatenate([demand, _of_bundles(bundles, one)], axis=1),
+        np.concatenate([free, room], axis=1),
+        np.concatenate([unit, np.zeros(len(bound), np.int64)]),
+    )
 
 
 def _valued(gang: Gang, value: RoomValue, demand: Ints, free: Ints, bundles: Bundles) -> tuple[Ints, Ints, Ints]:

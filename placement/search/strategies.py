@@ -15,7 +15,7 @@ from placement.packing.fill import quick_fill
 from placement.packing.instance import Load, Packing, classes_of, components
 from placement.packing.least_lost import least_lost
 from placement.packing.min_slack import balanced
-from placement.problem.gang import FIRST, Gang, fitting_hosts
+from placement.problem.gang import FIRST, Gang, fitting_hosts, seats
 from placement.problem.index import Bools, Ints
 from placement.problem.scoring import room_value
 from placement.problem.topology import Tally
@@ -143,6 +143,8 @@ def _most_copies(gang: Gang) -> Ints:
         for d in range(len(gang.names)):
             if gang.demand[number, d]:
                 copies = np.minimum(copies, gang.free[:, d] // gang.demand[number, d])
+        if gang.kinds[number].sample.devices:
+            copies = np.minimum(copies, seats(gang, number))
         most += np.where(fits, np.minimum(copies, gang.counts[number]), 0)
     for tally in _of_all(gang):
         if isinstance(tally.rule, AtMost) and tally.rule.scope is Scope.HOST:

@@ -18,6 +18,7 @@ _REASONS: Mapping[str, str] = {
     "numa": "no socket with enough room",
     "resource_total": "too small even when empty",
     "resource_free": "too little free now",
+    "device": "without as many devices free in one place",
 }
 
 
