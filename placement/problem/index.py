@@ -85,13 +85,8 @@ class FleetIndex:
         if not all(_alike(old, new) for old, new in pairs):
             return FleetIndex.build(tuple(hosts))
         # What is cached goes by labels, capacities, cells and pools, never by other use.
-        kept = all(
-            old.labels == new.labels
-            and old.capacity == new.capacity
-            and old.cells == new.cells
-            and old.pools == new.pools
-            for old, new in pairs
-        )
+        wholes = all(old.labels == new.labels and old.capacity == new.capacity for old, new in pairs)
+        kept = wholes and all(old.cells == new.cells and old.pools == new.pools for old, new in pairs)
         after = replace(
             self,
             hosts=tuple(hosts),
@@ -102,7 +97,7 @@ class FleetIndex:
             schedulable=self.schedulable.copy(),
             shared=self.shared.copy(),
             empty=self.empty.copy(),
-            cache=dict(self.cache) if kept else {},
+            cache=dict(self.cache) if kept else self._parts_after(changed) if wholes else {},
         )
         inhabited = set(self.inhabited)
         for host in changed:
@@ -117,6 +112,24 @@ class FleetIndex:
         if not kept:
             _check_totals(after.hosts, self.resources)
         return replace(after, inhabited=tuple(sorted(inhabited)))
+
+    def _parts_after(self, changed: Sequence[Host]) -> dict[object, object]:
+        """What is cached of cells and pools with that of the changed hosts made anew; nothing where that is not all."""
+        if "cells" not in self.cache or "parts" not in self.cache:
+            return {}
+        names, free = self.cells()
+        there, which = self.parts()
+        if any(len(host.cells) > free.shape[1] or not _named(host) <= set(names) for host in changed):
+            return {}
+        if len(there) > 2 * len(self.hosts):
+            return {}
+        free, which = free.copy(), which.copy()
+        found = {part: number for number, part in enumerate(there)}
+        for host in changed:
+            row = self.position[host.id]
+            _fill_cells(free[row], host, names)
+            which[row] = found.setdefault(part_of_host(host, names), len(found))
+        return {"cells": (names, free), "parts": (tuple(found), which)}
 
     @staticmethod
     def appended(index: FleetIndex, new: tuple[Host, ...]) -> FleetIndex:
@@ -162,8 +175,7 @@ class FleetIndex:
             most = max((len(host.cells) for host in self.hosts), default=0)
             free = np.full((len(self.hosts), most, len(names)), -1, np.int64)
             for row, host in enumerate(self.hosts):
-                for number, cell in enumerate(host.cells):
-                    free[row, number] = [max(0, cell.capacity.get(n, 0) - cell.used.get(n, 0)) for n in names]
+                _fill_cells(free[row], host, names)
             return names, free
 
         return self.cached("cells", build)
@@ -188,6 +200,17 @@ class FleetIndex:
                 del self.cache[next(iter(self.cache))]
             self.cache[key] = build()
         return self.cache[key]  # type: ignore[return-value]
+
+
+def _named(host: Host) -> set[str]:
+    return {name for cell in host.cells for name in cell.capacity}
+
+
+def _fill_cells(row: Ints, host: Host, names: Sequence[str]) -> None:
+    """Writes what is free in a host's cells into its int64[X, Rc]."""
+    row[:] = -1
+    for number, cell in enumerate(host.cells):
+        row[number] = [max(0, cell.capacity.get(n, 0) - cell.used.get(n, 0)) for n in names]
 
 
 def part_of_host(host: Host, names: Sequence[str]) -> Part:

@@ -230,7 +230,7 @@ class Groups(GroupUpdates):
 
         group, known, kept = await self._store.read(read)
         group, planned = await plans.best(self._planner, group, kept, known, self._limits.plan_seconds, answer_by)
-        return group, translate.record(group, planned.decision, known.hosts, planned.duration_ms, 0)
+        return group, translate.record(group, planned.decision, known.hosts, planned.duration_ms, 0, known.snapshot)
 
     async def get(self, caller: Caller, uuid: str) -> Group:
         """The group as it stands. A deleted one, and one of another tenant, is NotFound."""

@@ -112,7 +112,7 @@ class RoomPlans:
         moves = tuple(
             self._move(*movable.members[move.member], hosts[move.source], hosts[move.target]) for move in room.moves
         )
-        record = translate.record(group, room.placed, hosts, 0.0, 0)
+        record = translate.record(group, room.placed, hosts, 0.0, 0, snapshot)
         return RoomPlan(moves, room.cost or 0, room.lower_bound or 0, room.proof, record)
 
     async def _evictions(
@@ -136,7 +136,7 @@ class RoomPlans:
                 raise NoCapacity(KEPT_FROM_IT, None)
             raise error_of(translate.failure(found.decision, group, snapshot), group.uuid)
         told, _ = told_of(self._priorities, group, [may.groups[number] for number in found.gone], now)
-        record = translate.record(group, found.placed, hosts, 0.0, 0)
+        record = translate.record(group, found.placed, hosts, 0.0, 0, snapshot)
         return RoomPlan((), found.cost or 0, found.lower_bound or 0, found.proof, record, told)
 
     def _move(self, group: Group, member: Instance, source: Host, target: Host) -> RoomMove:

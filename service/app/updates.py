@@ -179,7 +179,7 @@ class GroupUpdates(GroupIntents):
             project=gang.project,
         )
         if planned.decision.status is Status.PLACED:
-            return translate.record(gang, planned.decision, seen.hosts, planned.duration_ms, 0)
+            return translate.record(gang, planned.decision, seen.hosts, planned.duration_ms, 0, seen.snapshot)
         error = error_of(translate.failure(planned.decision, gang, seen.snapshot, seen.hosts), gang.uuid)
         if isinstance(error, NoCapacity | Unsatisfiable):
             amount = translate.total(translate.demand(m.spec) for m in gang.instances)

@@ -83,6 +83,7 @@ def list_devices(session: Session, output: Output, hosts: Sequence[fleet_pb2.Hos
         ("state", lambda one: one.state),
         ("of", lambda one: members.get(one.instance_uuid, one.instance_uuid)),
         ("cell", lambda one: str(one.numa_cell) if one.HasField("numa_cell") else "-"),
+        ("partition", lambda one: one.partition or "-"),
         ("group", lambda one: str(one.iommu_group) if one.HasField("iommu_group") else "-"),
         ("with it", lambda one: ", ".join(address for address in one.functions if address != one.key)),
         ("why", lambda one: one.reason),

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator
 from service.config import schema
 from service.config.catalogue import Catalogue
 from service.config.credentials import BmcSection
+from service.config.device_rules import device_rules
 from service.config.keys import key_problem
 from service.config.priorities import priority_policy
 from service.config.sections import Sections, known
 from service.config.settings import Config, LogConfig, ServerConfig, TlsFiles
 from service.config.values import affordable, plain_uuid
-from service.domain.devices import Clean, DeviceRule, DeviceRules, RuleKind, rule_violations
 from service.domain.environment import Secret
 from service.domain.fleet import (
     GPU,
@@ -81,7 +81,7 @@ class Builder:
             open_scrape=checked.identity.scrape == "local",
             tokens=tuple(token for i, entry in enumerate(checked.tokens) for token in self._token(i, entry)),
             token_files={entry.name: self._file.path(entry.file) for entry in checked.tokens if entry.file},
-            devices=self._devices(),
+            devices=device_rules(self._file),
             quotas=tuple(self._quota(i, section) for i, section in enumerate(checked.quotas)),
             certificates=tuple(Certificate(entry.uri, _caller(entry)) for entry in checked.certificates),
             accounts=tuple(Account(entry.name, entry.password_sha512, _caller(entry)) for entry in checked.accounts),
@@ -314,27 +314,6 @@ class Builder:
         for model in section.gpus:
             self._file.tell(self._file.at("quotas", index), gpu_model_violation(model, f"gpus[{model}]"))
         return Quota(section.project, {**named, **{f"{GPU}{model}": count for model, count in section.gpus.items()}})
-
-    def _devices(self) -> DeviceRules:
-        rules = tuple(
-            DeviceRule(
-                kind=RuleKind(section.kind),
-                model=section.model,
-                vendor=section.vendor,
-                product=section.product,
-                device_class=section.pci_class,
-                addresses=tuple(section.addresses),
-                hosts=tuple(section.hosts),
-                clean=Clean(section.clean),
-            )
-            for section in self._file.checked.devices
-        )
-        for index, wrong in rule_violations(rules):
-            where = self._file.at("devices", index)
-            self._file.problems.append(
-                f"{where}.{wrong.field}: {wrong.description}" if wrong.field else f"{where}: {wrong.description}"
-            )
-        return DeviceRules(rules)
 
     def _zone(self, index: int, section: schema.ZoneSection) -> Zone:
         said = section.network

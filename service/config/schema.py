@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
 from service.config.credentials import STRICT, BmcSection, CredentialSection
+from service.config.devices import DeviceSection, PartitionSection
 from service.config.priorities import PrioritySection
 from service.config.values import (
     Address,
@@ -210,6 +211,7 @@ class HostSection(Section):
     cluster_uuid: OptionalUuid = ""
     state: Literal["Enabled", "Disabled", "Maintenance"] = "Enabled"
     bmc: BmcSection | None = None
+    partitions: Annotated[list[PartitionSection], Field(max_length=64)] = []
 
 
 class ImageSection(Section):
@@ -329,19 +331,6 @@ class SecretKeySection(Section):
         if bool(self.file) == bool(self.variable):
             raise ValueError("name either a file or a variable")
         return self
-
-
-class DeviceSection(Section):
-    """[[devices]]: which PCI functions of hosts machines are given whole. `clean`: by what, between two members."""
-
-    kind: Literal["gpu", "companion"] = "gpu"
-    model: Line = ""
-    vendor: Line = ""
-    product: Line = ""
-    pci_class: Line = ""
-    addresses: list[Line] = []
-    hosts: list[Name] = []
-    clean: Literal["reset", "none"] = "reset"
 
 
 class QuotaSection(Section):

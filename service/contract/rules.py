@@ -11,9 +11,10 @@ from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2, project_pb2
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from service.contract.gpu_rules import cells_agree, gpu_violations, gpus_are_right
 from service.domain import ranks
 from service.domain.containers import is_reference
-from service.domain.fleet import MAX_RATIO, HostAddress, gpu_model_violation
+from service.domain.fleet import MAX_RATIO, HostAddress
 from service.domain.network import NetworkWish, network_of
 from service.domain.presets import BY_HOST, MOST_HOST_CHECK_MS
 from service.drivers import kinds
@@ -60,23 +61,6 @@ def network_wish(message: fleet_pb2.ZoneNetwork) -> NetworkWish:
     )
 
 
-def _gpus_are_right(
-    request: deploy_pb2.DeployDistributedModelServiceRequest,
-) -> Iterator[FieldViolation]:
-    for index, node in enumerate(request.model_services):
-        yield from _gpu_violations(node, f"model_services[{index}].gpus")
-
-
-def _gpu_violations(node: group_pb2.NodeSpec | deploy_pb2.MemberChange, path: str) -> Iterator[FieldViolation]:
-    seen: set[str] = set()
-    for index, gpu in enumerate(node.gpus):
-        if gpu.model:  # none means any
-            yield from gpu_model_violation(gpu.model, f"{path}[{index}].model")
-        if gpu.model in seen:
-            yield FieldViolation(f"{path}[{index}].model", "is in the list already")
-        seen.add(gpu.model)
-
-
 _MOST_MEMBERS = 1024
 _ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -118,13 +102,13 @@ def _updates_are_right(request: deploy_pb2.ScaleInstanceGroupRequest) -> Iterato
         elif node.role in seen:
             yield FieldViolation(f"{path}.role", "is in the list already")
         seen.add(node.role)
-        yield from _gpu_violations(node, f"{path}.gpus")
+        yield from gpu_violations(node, f"{path}.gpus")
 
 
 def _changes_are_right(request: deploy_pb2.RolloutInstanceGroupRequest) -> Iterator[FieldViolation]:
     for position, change in enumerate(request.changes):
         path = f"changes[{position}]"
-        yield from _gpu_violations(change, f"{path}.gpus")
+        yield from gpu_violations(change, f"{path}.gpus")
         if change.gpus and change.no_gpus:
             yield FieldViolation(f"{path}.no_gpus", "must not be set where gpus are named")
         for number, name in enumerate(change.removed_environment_variables):
@@ -306,7 +290,7 @@ _MODEL_SERVICE_FIELDS = tuple(
     if field.name not in ("uuid", "update_mask", "etag", "validate_only")
 )
 
-_OF_NODES: Sequence[Rule] = (_ranks_are_right, _roles_and_counts_are_right, _gpus_are_right)
+_OF_NODES: Sequence[Rule] = (_ranks_are_right, _roles_and_counts_are_right, gpus_are_right)
 
 
 def _alternatives_are_right(request: deploy_pb2.DeployDistributedModelServiceRequest) -> Iterator[FieldViolation]:
@@ -319,7 +303,8 @@ _DEPLOY: Sequence[Rule] = (
     _alternatives_are_right,
     _ranks_are_right,
     _roles_and_counts_are_right,
-    _gpus_are_right,
+    gpus_are_right,
+    cells_agree,
     _waits_for_or_until,
 )
 
@@ -339,7 +324,7 @@ _RULES: Mapping[str, Sequence[Rule]] = {
         _adds_no_initial_node,
         _updates_are_right,
         _roles_and_counts_are_right,
-        _gpus_are_right,
+        gpus_are_right,
     ),
     "corral.v1.RolloutInstanceGroupRequest": (_changes_are_right,),
     "corral.v1.UpdateInstanceGroupRequest": (

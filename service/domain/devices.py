@@ -116,8 +116,23 @@ class HeldDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class Together:
+    """`count` devices of a model that a member wants of the cells that it is pinned to (`local`), or all of one
+    partition (`joint`). `near`: whether others are taken near to its cells, where some are free there."""
+
+    model: str
+    count: int
+    local: bool = False
+    joint: bool = False
+    near: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Unit:
-    """What a rule offers of a host. `state`: available, foreign or blocked, `reason`: why it is not available."""
+    """What a rule offers of a host. `state`: available, foreign or blocked, `reason`: why it is not available.
+
+    `partition`: which of its host's it is in, empty: in none.
+    """
 
     key: str
     model: str
@@ -128,13 +143,14 @@ class Unit:
     clean: Clean = Clean.RESET
     state: DeviceState = DeviceState.AVAILABLE
     reason: str = ""
+    partition: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
     """A unit as it is recorded. `state`: of all that is known; `reason`: why it is neither available nor claimed.
 
-    `instance_uuid`, `group_uuid`: who has claimed it. `project`: whose that is.
+    `instance_uuid`, `group_uuid`: who has claimed it. `partition`: see `Unit`.
     """
 
     host_uuid: str
@@ -149,6 +165,16 @@ class Device:
     reason: str = ""
     instance_uuid: str = ""
     group_uuid: str = ""
+    partition: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """Devices of a host that are joined, as by NVLink: `addresses` of their accelerators."""
+
+    host: str
+    name: str
+    addresses: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +182,24 @@ class DeviceRules:
     """All of them, in the order of the file: the form in which they are stored."""
 
     rules: tuple[DeviceRule, ...] = field(default_factory=tuple)
+    partitions: tuple[Partition, ...] = field(default_factory=tuple)
+
+    def partitions_of(self, host_name: str) -> dict[str, str]:
+        """The partition of each address of the host that is in one."""
+        return {at: one.name for one in self.partitions if one.host == host_name for at in one.addresses}
+
+
+def partition_violations(partitions: Sequence[Partition]) -> Iterator[tuple[int, FieldViolation]]:
+    """What is wrong with the partitions of one host, by their positions."""
+    for index, one in enumerate(partitions):
+        if any(other.name == one.name for other in partitions[:index]):
+            yield index, FieldViolation("name", f"{one.name!r} is that of another partition of the host")
+        for address in one.addresses:
+            if not _ADDRESS.fullmatch(address):
+                yield index, FieldViolation("devices", f"has {address!r}, which is no PCI address such as 0000:65:00.0")
+            for other in partitions[:index]:
+                if address in other.addresses:
+                    yield index, FieldViolation("devices", f"has {address}, which is in {other.name!r} as well")
 
 
 def rule_violations(rules: Sequence[DeviceRule]) -> Iterator[tuple[int, FieldViolation]]:
@@ -211,9 +255,14 @@ def _shared_address(one: DeviceRule, other: DeviceRule) -> str:
     return min(set(one.addresses) & set(other.addresses), default="") if hosts else ""
 
 
-def units(rules: Sequence[DeviceRule], host_name: str, functions: Sequence[PciFunction]) -> tuple[Unit, ...]:
+def units(
+    rules: Sequence[DeviceRule],
+    host_name: str,
+    functions: Sequence[PciFunction],
+    partitions: Mapping[str, str] | None = None,
+) -> tuple[Unit, ...]:
     """What the rules offer of a host that shows these functions, by key. What cannot be given out is told as blocked,
-    with the reason and the address that is in the way."""
+    with the reason and the address that is in the way. `partitions`: of each address that is in one."""
     matching = {f.address: [i for i, rule in enumerate(rules) if rule.matches(host_name, f)] for f in functions}
     groups: dict[int, list[PciFunction]] = defaultdict(list)
     parents = {f.virtual_of for f in functions if f.virtual_of}
@@ -246,6 +295,7 @@ def units(rules: Sequence[DeviceRule], host_name: str, functions: Sequence[PciFu
                 clean=rule.clean if rule else Clean.RESET,
                 state=state,
                 reason=why,
+                partition=(partitions or {}).get(function.address, ""),
             )
         )
     return tuple(found)

@@ -57,10 +57,16 @@ class RoomMoves(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GpuRequest:
-    """`count` devices of `model`: the resource `gpu.<model>`. Without a model: of any, and not always of one."""
+    """`count` devices of `model`: the resource `gpu.<model>`. Without a model: of any, and not always of one.
+
+    `numa`: whether they are of the member's own NUMA cell; None: as its group's policy says of the member.
+    `same_partition`: whether they are all of one partition of their host.
+    """
 
     model: str
     count: int
+    numa: NumaPolicy | None = None
+    same_partition: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +111,15 @@ class NodeSpec:
         """The devices of a placed member, each with its model; of one that never was, as it asks for them."""
         if not self.devices:
             return self.gpus
-        sums = {gpu.model: gpu.count for gpu in self.gpus if gpu.model}
+        held = {gpu.model: gpu for gpu in self.gpus if gpu.model}
+        any_model = next((gpu for gpu in self.gpus if not gpu.model), None)
         for gpu in self.devices:
-            sums[gpu.model] = sums.get(gpu.model, 0) + gpu.count
-        return tuple(GpuRequest(model, count) for model, count in sums.items())
+            known = held.get(gpu.model)
+            if known is None:
+                held[gpu.model] = replace(gpu, numa=any_model.numa if any_model else None)
+            else:
+                held[gpu.model] = replace(known, count=known.count + gpu.count)
+        return tuple(held.values())
 
 
 def on_host(node: NodeSpec, claimed: Mapping[str, int]) -> NodeSpec:

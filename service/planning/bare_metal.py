@@ -98,3 +98,9 @@ def _machines(short: Shortage) -> int:
 
 def _name(resource: str) -> str:
     return resource.removeprefix(_OF_IT)
+
+
+def to_be_cleaned(count: int) -> str:
+    """What to say of machines that are left out until they were cleaned."""
+    machines = f"{count} machines are" if count > 1 else "1 machine is"
+    return f"; {machines} left out until what another project left there was cleaned" if count else ""

@@ -44,8 +44,12 @@ def positions(host: Host, numbers: Iterable[int]) -> tuple[int, ...]:
 
 
 def asked(policy: NumaPolicy, node: NodeSpec) -> int:
-    """How many cells the planner is to pin the member to; 0: none. Whole machines come with all of theirs."""
-    return 1 if policy is NumaPolicy.REQUIRED and node.type is MachineType.VIRTUAL_MACHINE else 0
+    """How many cells the planner is to pin the member to; 0: none. Whole machines come with all of theirs.
+
+    One whose devices are to be of its own cell is pinned to one, whatever is said of the group's members.
+    """
+    required = policy is NumaPolicy.REQUIRED or any(gpu.numa is NumaPolicy.REQUIRED for gpu in node.gpus)
+    return 1 if required and node.type is MachineType.VIRTUAL_MACHINE else 0
 
 
 def given(

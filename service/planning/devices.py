@@ -1,23 +1,149 @@
-"""Which devices of a host its members get that take some of any model. Pure."""
+"""Devices between the fleet's rows and the planner: which stand alike, which members want some together, and what those
+get that take some of any model. Pure.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
+from placement.devices import DEVICES, Devices, Pool
+from placement.model import Assignment, Explanation, Shortage, Snapshot
+from service.domain.cells import NumaPolicy
+from service.domain.devices import Device, DeviceState, Together
 from service.domain.fleet import GPU
 from service.domain.fleet import Host as FleetHost
-from service.domain.groups import Instance
-from service.domain.specs import GpuRequest
+from service.domain.groups import Instance, Seat
+from service.domain.specs import GpuRequest, MachineType, NodeSpec
+from service.planning import cells
+
+Holds = Mapping[str, tuple[tuple[int, int], ...]]
+"""Instance -> what it has of each pool of its host: (position, count)."""
+
+
+def pools(host: FleetHost, devices: Sequence[Device]) -> tuple[tuple[Pool, ...], Holds]:
+    """The host's devices as the planner sees them, and who holds which.
+
+    Of a host with one cell all devices are of that, also those of which it tells no cell.
+    """
+    counted: Counter[tuple[str, int, str]] = Counter()
+    used: Counter[tuple[str, int, str]] = Counter()
+    held: dict[str, Counter[tuple[str, int, str]]] = {}
+    alone = len(cells.told(host)) == 1
+    for device in devices:
+        if device.state is DeviceState.GONE and not device.instance_uuid:
+            continue
+        position = (0,) if alone else cells.positions(host, (device.cell,))
+        key = (f"{GPU}{device.model}", position[0] if position else -1, device.partition)
+        counted[key] += 1
+        used[key] += device.state is not DeviceState.AVAILABLE
+        if device.instance_uuid:
+            held.setdefault(device.instance_uuid, Counter())[key] += 1
+    order = sorted(counted)
+    found = tuple(
+        Pool(
+            model, counted[model, cell, partition], used[model, cell, partition], cell if cell >= 0 else None, partition
+        )
+        for model, cell, partition in order
+    )
+    return found, {
+        instance: tuple((order.index(key), count) for key, count in sorted(mine.items()))
+        for instance, mine in held.items()
+    }
+
+
+def together(node: NodeSpec, policy: NumaPolicy) -> tuple[Devices, ...]:
+    """The devices that the planner is to give the member of its own cell, or of one partition."""
+    found = [
+        Devices(f"{GPU}{gpu.model}" if gpu.model else DEVICES, gpu.count, _local(gpu, node, policy), gpu.same_partition)
+        for gpu in node.gpus
+    ]
+    return tuple(one for one in found if one.local or one.joint)
+
+
+def _local(gpu: GpuRequest, node: NodeSpec, policy: NumaPolicy) -> bool:
+    said = policy if gpu.numa is None else gpu.numa
+    return said is NumaPolicy.REQUIRED and node.type is MachineType.VIRTUAL_MACHINE
+
+
+def wanted(members: Iterable[Instance], seats: Iterable[Seat], policy: NumaPolicy) -> dict[str, tuple[Together, ...]]:
+    """What each member wants of its devices where it is seated, by uuid; each model once."""
+    of = {member.uuid: member.spec for member in members}
+    found: dict[str, tuple[Together, ...]] = {}
+    for seat in seats:
+        node = of[seat.instance_uuid]
+        left = {name.removeprefix(GPU): n for name, n in seat.resources.items() if name.startswith(GPU)}
+        asks = []
+        for gpu in sorted(node.gpus, key=lambda g: not g.model):
+            for model in (gpu.model,) if gpu.model else sorted(left):
+                count = min(left.get(model, 0), gpu.count) if gpu.model else left[model]
+                left[model] = left.get(model, 0) - count
+                if count:
+                    near = (policy if gpu.numa is None else gpu.numa) is not NumaPolicy.NONE
+                    asks.append(Together(model, count, _local(gpu, node, policy), gpu.same_partition, near))
+        found[seat.instance_uuid] = tuple(asks)
+    return found
+
+
+def devices_named(explanation: Explanation, fleet_now: Snapshot, hosts: Mapping[str, FleetHost]) -> Explanation:
+    """The explanation with devices that are missing told by their hosts' own numbers of cells."""
+    seen = {host.id: host for host in fleet_now.hosts}
+
+    def named(host_uuid: str | None, shortages: tuple[Shortage, ...]) -> tuple[Shortage, ...]:
+        if host_uuid is None or host_uuid not in hosts or all(short.pool is None for short in shortages):
+            return shortages
+        numbers = [cell.number for cell in cells.told(hosts[host_uuid])]
+        found = []
+        for short in shortages:
+            if short.pool is not None:
+                pool = seen[host_uuid].pools[short.pool]
+                cell = f"cell {numbers[pool.cell]}" if pool.cell is not None else ""
+                partition = f"partition {pool.partition}" if pool.partition else ""
+                short = replace(short, where=", ".join(word for word in (cell, partition) if word))
+            found.append(short)
+        return tuple(found)
+
+    nearest = explanation.nearest
+    return replace(
+        explanation,
+        nearest=replace(nearest, shortages=named(nearest.host, nearest.shortages)) if nearest else None,
+        cures=tuple(replace(cure, amounts=named(cure.host, cure.amounts)) for cure in explanation.cures),
+    )
+
+
+def models(
+    members: Iterable[Instance], assignments: Iterable[Assignment], fleet_now: Snapshot, policy: NumaPolicy
+) -> dict[str, tuple[GpuRequest, ...]]:
+    """What the planner has given members that want some of any model together, by uuid."""
+    hosts = {host.id: host for host in fleet_now.hosts}
+    asked = {member.uuid: together(member.spec, policy) for member in members}
+    found: dict[str, tuple[GpuRequest, ...]] = {}
+    for one in assignments:
+        wishes = asked.get(one.node, ())
+        if not any(wish.resource == DEVICES for wish in wishes):
+            continue
+        counts: Counter[str] = Counter()
+        for pool, count in one.devices:
+            counts[hosts[one.host].pools[pool].resource] += count
+        counts.subtract({wish.resource: wish.count for wish in wishes if wish.resource != DEVICES})
+        found[one.node] = tuple(GpuRequest(n.removeprefix(GPU), left) for n, left in sorted(counts.items()) if left > 0)
+    return found
 
 
 def devices_given(
-    landing: Sequence[Instance], places: Mapping[str, str], hosts: Mapping[str, FleetHost]
+    landing: Sequence[Instance],
+    places: Mapping[str, str],
+    hosts: Mapping[str, FleetHost],
+    settled: Mapping[str, tuple[GpuRequest, ...]] | None = None,
 ) -> dict[str, tuple[GpuRequest, ...]]:
-    """Which devices the members get that take some of any model, by uuid; `places`: member's uuid -> host's.
+    """Which devices the members get that take some of any model, by uuid; `places`: member's uuid -> host's,
+    `settled`: see `models`.
 
     After what others name, and of one model where that has enough: of those the one with the fewest left.
     """
     free: dict[str, dict[str, int]] = {}
+    given: dict[str, tuple[GpuRequest, ...]] = {}
     for member in landing:
         host = hosts[places[member.uuid]]
         if host.uuid not in free:
@@ -29,11 +155,14 @@ def devices_given(
         for gpu in member.spec.gpus:
             if gpu.model:
                 free[host.uuid][f"{GPU}{gpu.model}"] -= gpu.count
-    given: dict[str, tuple[GpuRequest, ...]] = {}
+    for uuid, devices in (settled or {}).items():
+        given[uuid] = devices
+        for gpu in devices:
+            free[places[uuid]][f"{GPU}{gpu.model}"] -= gpu.count
     for member in landing:
-        wanted = sum(gpu.count for gpu in member.spec.gpus if not gpu.model)
-        if wanted:
-            taken = _taken(free[places[member.uuid]], wanted)
+        count = sum(gpu.count for gpu in member.spec.gpus if not gpu.model)
+        if count and member.uuid not in given:
+            taken = _taken(free[places[member.uuid]], count)
             given[member.uuid] = tuple(GpuRequest(name.removeprefix(GPU), n) for name, n in sorted(taken.items()))
     return given
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 
 from placement import model
 from placement.model import Snapshot
-from service.domain.fleet import Host, Size
+from service.domain.devices import Device
+from service.domain.fleet import GPU, Host, Size
 from service.domain.fleet import Host as FleetHost
 from service.planning import bare_metal, translate
 from service.planning.translate import catalogue_sizes, snapshot
-from service.store import changed_hosts, claims, fleet, groups
+from service.store import changed_hosts, claims, devices, fleet, groups
 from service.store.changed_hosts import Moment
 from service.store.connection import Connection
 
@@ -36,6 +37,7 @@ class _Known:
     seats: Sequence[Seated]
     sizes: Sequence[Size]
     pinned: translate.Pinned
+    devices: Sequence[Device]
     seen: model.Host
 
 
@@ -118,13 +120,15 @@ def _changed(
         hosts = fleet.hosts(connection, some)
         seated = claims.seated(connection, some)
         sizes, pinned = claims.sizes_and_cells(connection, some)
+        units = _devices(connection, hosts, some)
         for uuid, host in hosts.items():
             # What is claimed of bare metal is more than was asked.
             asked = () if host.bare_metal else sizes.get(uuid, ())
-            here, seats = pinned.get(uuid, {}), seated.get(uuid, ())
+            here, seats, its = pinned.get(uuid, {}), seated.get(uuid, ()), units.get(uuid, ())
             was = known.get(uuid)
-            if was is None or (was.host, was.seats, was.sizes, was.pinned) != (host, seats, asked, here):
-                found[uuid] = _Known(host, seats, asked, here, translate.seen(host, seats, apart, pinned=here))
+            now = (host, seats, asked, here, its)
+            if was is None or (was.host, was.seats, was.sizes, was.pinned, was.devices) != now:
+                found[uuid] = _Known(*now, translate.seen(host, seats, apart, pinned=here, devices=its))
         gone = frozenset(known.keys() - hosts.keys() if some is None else known.keys() & some - hosts.keys())
     if len(known) + len(found.keys() - known.keys()) - len(gone) != moment.hosts:
         gone = frozenset(known.keys() - fleet.host_uuids(connection))
@@ -132,8 +136,21 @@ def _changed(
         regrouped = {uuid for uuid in {*before.apart, *apart} if before.apart.get(uuid) != apart.get(uuid)}
         for uuid, one in known.items():
             if uuid not in gone and uuid not in found and any(group in regrouped for _, group, _ in one.seats):
-                found[uuid] = replace(one, seen=translate.seen(one.host, one.seats, apart, before.graded, one.pinned))
+                found[uuid] = replace(one, seen=_seen_again(one, apart, before.graded))
     return found, gone
+
+
+def _devices(
+    connection: Connection, hosts: Mapping[str, Host], some: Sequence[str] | None
+) -> Mapping[str, Sequence[Device]]:
+    """The devices of these hosts; a fleet without any is not asked for them."""
+    if any(name.startswith(GPU) for host in hosts.values() for name in host.total):
+        return devices.of_hosts(connection, some)
+    return {}
+
+
+def _seen_again(one: _Known, apart: Mapping[str, frozenset[str]], graded: Mapping[Size, int]) -> model.Host:
+    return translate.seen(one.host, one.seats, apart, graded, one.pinned, one.devices)
 
 
 def read_fleet(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapshot]:
@@ -143,4 +160,5 @@ def read_fleet(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapsho
     claimed, pinned = claims.sizes_and_cells(connection)
     for uuid, of_host in claimed.items():
         sizes.update(() if hosts[uuid].bare_metal else of_host)
-    return hosts, snapshot(hosts, claims.seated(connection), groups.keeping_apart(connection), sizes, pinned)
+    apart, units = groups.keeping_apart(connection), _devices(connection, hosts, None)
+    return hosts, snapshot(hosts, claims.seated(connection), apart, sizes, pinned, units)

@@ -18,6 +18,9 @@ from placement.constraints import (
     Together,
     Within,
 )
+from placement.outcome import Explanation
+from placement.reasons import Family
+from service.domain import placement_rules
 from service.domain.groups import Group, Instance, InstanceStatus
 
 SPARE_WEIGHT = 1_000
@@ -90,3 +93,11 @@ def between(group: Group, members: Callable[[str], Selector]) -> Iterator[Constr
         yield Near(mine, members(one.group_uuid), weight=one.weight)
     for one in policy.preferred_anti_affinity:
         yield Apart(mine, members(one.group_uuid), weight=one.weight)
+
+
+def rules_named(explanation: Explanation, group: Group) -> str:
+    """The fields of the policy that stand for the families in conflict, or for those that could be given up."""
+    told = {*explanation.conflict, *(cure.family for cure in explanation.cures if cure.family is not None)}
+    fields = placement_rules.fields_of(group.spec.placement)
+    named = [f"{family.value}: {', '.join(fields[family])}" for family in Family if family in told and family in fields]
+    return f" ({'; '.join(named)})" if named else ""

@@ -7,19 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from placement.constraints import Apart, Selector
-from placement.model import Decision, Explanation, Flavour, Host, Member, Node, Request, Snapshot, Status, Strategy
+from placement.model import Decision, Flavour, Host, Member, Node, Request, Snapshot, Status, Strategy
 from placement.modes.moves import Neighbours
-from placement.reasons import Family
-from service.domain import placement_rules
 from service.domain.amounts import in_words
 from service.domain.catalog import ModelService
+from service.domain.devices import Device
 from service.domain.fleet import GPU, MEMORY, VCPU, Size
 from service.domain.fleet import Host as FleetHost
 from service.domain.groups import Failure, Group, Instance, InstanceStatus, PlacementRecord, Seat
 from service.domain.specs import MachineType, NodeSpec, PlacementPolicy
 from service.errors import NoCapacity, Undecided, Unsatisfiable
 from service.planning import bare_metal, cells, group_rules, images
-from service.planning.devices import devices_given
+from service.planning.devices import devices_given, devices_named, models, together
+from service.planning.devices import pools as stand
 
 TYPE_LABEL = "corral.type"
 CLUSTER_LABEL = "corral.cluster"
@@ -83,14 +83,23 @@ def snapshot(
     apart: Mapping[str, frozenset[str]] | None = None,
     sizes: Mapping[Size, int] | None = None,
     pinned: Mapping[str, Pinned] | None = None,
+    devices: Mapping[str, Sequence[Device]] | None = None,
 ) -> Snapshot:
     """The fleet as the planner sees it. `seated`: host uuid -> (instance, group, exclusive) of everything claimed.
 
-    `apart`: group uuid -> groups that it is to be apart from. `sizes`: see `flavours`. `pinned`: of each host.
+    `apart`: group uuid -> groups that it is to be apart from. `sizes`: see `flavours`. `pinned`, `devices`: of each
+    host.
     """
     graded = bare_metal.grades(hosts.values())
     seen_hosts = tuple(
-        seen(host, seated.get(host.uuid, ()), apart or {}, graded, (pinned or {}).get(host.uuid, {}))
+        seen(
+            host,
+            seated.get(host.uuid, ()),
+            apart or {},
+            graded,
+            (pinned or {}).get(host.uuid, {}),
+            (devices or {}).get(host.uuid, ()),
+        )
         for host in hosts.values()
     )
     return Snapshot(seen_hosts, flavours(sizes or {}, graded))
@@ -121,19 +130,21 @@ def seen(
     apart: Mapping[str, frozenset[str]],
     graded: Mapping[Size, int] | None = None,
     pinned: Pinned = _NONE_PINNED,
+    devices: Sequence[Device] = (),
 ) -> Host:
     """A host as the planner sees it. `seats`: (instance, group, exclusive) of everything claimed; `apart`: as above;
-    `graded`: see `bare_metal.grades`."""
+    `graded`: see `bare_metal.grades`; `devices`: its own."""
     used = {
         name: host.used.get(name, 0) + host.foreign.get(name, 0) + host.booked.get(name, 0)
         for name in {*host.used, *host.foreign}
         if name in host.allocatable
     }
-    models = [name for name in host.allocatable if name.startswith(GPU)]
-    devices = {ANY_GPU: sum(host.allocatable[name] for name in models)} if models else {}
+    known = [name for name in host.allocatable if name.startswith(GPU)]
+    whole = {ANY_GPU: sum(host.allocatable[name] for name in known)} if known else {}
     # What is used beyond a lowered capacity takes nothing from the other models.
-    taken = {ANY_GPU: sum(min(used.get(name, 0), host.allocatable[name]) for name in models)} if models else {}
-    capacity, taken = {**host.allocatable, **devices}, {**used, **taken}
+    taken = {ANY_GPU: sum(min(used.get(name, 0), host.allocatable[name]) for name in known)} if known else {}
+    capacity, taken = {**host.allocatable, **whole}, {**used, **taken}
+    pools, holds = stand(host, devices) if not host.bare_metal else ((), {})
     if host.bare_metal:
         capacity = bare_metal.capacity(capacity, (graded or {}).get(bare_metal.size(host), bare_metal.WHOLE))
         taken = capacity if any(taken.values()) or seats else {}
@@ -151,10 +162,12 @@ def seen(
                 labels=_member_labels(group, apart),
                 exclusive=exclusive,
                 cells=cells.positions(host, pinned.get(instance, ())),
+                holds=holds.get(instance, ()),
             )
             for instance, group, exclusive in seats
         ),
         cells=cells.seen(host),
+        pools=pools,
     )
 
 
@@ -202,6 +215,7 @@ def request(group: Group, fleet_now: Snapshot | None = None, hosts: Mapping[str,
                 host_labels=_host_labels(m.spec, policy),
                 exclusive=policy.exclusive_hosts,
                 cells=cells.asked(policy.numa, m.spec),
+                devices=together(m.spec, policy.numa),
             )
             for m in pending
         ),
@@ -261,13 +275,21 @@ def seat(member: Instance, host: FleetHost, pinned: tuple[int, ...] = ()) -> Sea
 
 
 def record(
-    group: Group, decision: Decision, hosts: Mapping[str, FleetHost], duration_ms: float, tries: int
+    group: Group,
+    decision: Decision,
+    hosts: Mapping[str, FleetHost],
+    duration_ms: float,
+    tries: int,
+    fleet_now: Snapshot | None = None,
 ) -> PlacementRecord:
-    """The Decision as it is stored and told."""
+    """The Decision as it is stored and told. `fleet_now`: what it was made for, needed where devices of any model are
+    wanted together."""
     places = {a.node: a.host for a in decision.assignments}
     landing = [m for m in group.instances if m.uuid in places]
-    devices = devices_given(landing, places, hosts)
-    pinned = cells.given(landing, decision.assignments, hosts, group.spec.placement.numa)
+    numa = group.spec.placement.numa
+    settled = models(landing, decision.assignments, fleet_now, numa) if fleet_now is not None else {}
+    devices = devices_given(landing, places, hosts, settled)
+    pinned = cells.given(landing, decision.assignments, hosts, numa)
     return PlacementRecord(
         assignments=tuple(
             seat(
@@ -314,13 +336,14 @@ def failure(
     if explanation is None:
         return Failure(code, "no placement exists")
     explanation = bare_metal.told(explanation)
-    rules = _rules_named(explanation, group)
+    rules = group_rules.rules_named(explanation, group)
     names = {m.uuid: f"model_services[{m.rank}]" for m in group.instances}
     message = explanation.message
     for uuid, name in names.items():
         message = message.replace(uuid, name)
     for short in explanation.shortages:
         message = message.replace(f"{short.missing} {short.resource}", in_words(short.resource, short.missing))
+    explanation = devices_named(explanation, fleet_now, hosts or {})
     nearest = explanation.nearest
     told = replace(
         explanation,
@@ -328,20 +351,7 @@ def failure(
         funnels=tuple(replace(f, node=names.get(f.node, f.node)) for f in explanation.funnels),
         nearest=replace(nearest, node=names.get(nearest.node, nearest.node)) if nearest else None,
     )
-    return Failure(code, message + rules + _to_be_cleaned(len(kept)), told)
-
-
-def _to_be_cleaned(count: int) -> str:
-    machines = f"{count} machines are" if count > 1 else "1 machine is"
-    return f"; {machines} left out until what another project left there was cleaned" if count else ""
-
-
-def _rules_named(explanation: Explanation, group: Group) -> str:
-    """The fields of the policy that stand for the families in conflict, or for those that could be given up."""
-    told = {*explanation.conflict, *(cure.family for cure in explanation.cures if cure.family is not None)}
-    fields = placement_rules.fields_of(group.spec.placement)
-    named = [f"{family.value}: {', '.join(fields[family])}" for family in Family if family in told and family in fields]
-    return f" ({'; '.join(named)})" if named else ""
+    return Failure(code, message + rules + bare_metal.to_be_cleaned(len(kept)), told)
 
 
 def move_request(

@@ -188,7 +188,7 @@ class Placing:
         if decision.status is not Status.PLACED:
             return await self._unplaced(group, decision, hosts, snapshot, why, alone=alone)
         failpoint("worker.planned")
-        placement = translate.record(group, decision, hosts, planned.duration_ms, attempt)
+        placement = translate.record(group, decision, hosts, planned.duration_ms, attempt, snapshot)
         now = self.now()
         cluster = self.context.custody.installation.cluster
         try:

@@ -84,7 +84,7 @@ class RoomMaking:
             found, victims = await self.evicting.planned(group, request, hosts, snapshot, others, wish.refused)
             if found.status is not Status.PLACED or found.placed is None:
                 return EffectResult([NotPlaced(_no_room(room, failure, found))], retry=True)
-            plan = self._ended(group, found, victims, hosts)
+            plan = self._ended(group, found, victims, asked)
         else:
             return EffectResult([NotPlaced(_no_room(room, failure))], retry=True)
         failpoint("room.planned")
@@ -139,7 +139,7 @@ class RoomMaking:
         return RoomPlan(
             uuid=uuids.uuid5(uuids.UUID(group.uuid), f"room {group.version}").hex,
             moves=tuple(moves),
-            placement=translate.record(group, room.placed, hosts, 0.0, 1),
+            placement=translate.record(group, room.placed, hosts, 0.0, 1, asked.snapshot),
             fellows=_fellows(group),
             moved=room.cost or 0,
             lower_bound=room.lower_bound or 0,
@@ -147,7 +147,7 @@ class RoomMaking:
             patience_ms=MOVE_BASE_MS + max(busy.values(), default=0),
         )
 
-    def _ended(self, group: Group, found: Evictions, victims: Victims, hosts: Mapping[str, Host]) -> RoomPlan:
+    def _ended(self, group: Group, found: Evictions, victims: Victims, asked: Others) -> RoomPlan:
         assert found.placed is not None
         ending = [victims.groups[number] for number in found.gone]
         grace = max((m.stop_grace_ms for victim in ending for m in victim.instances), default=0)
@@ -155,7 +155,7 @@ class RoomMaking:
         return RoomPlan(
             uuid=uuids.uuid5(uuids.UUID(group.uuid), f"room {group.version}").hex,
             moves=(),
-            placement=translate.record(group, found.placed, hosts, 0.0, 1),
+            placement=translate.record(group, found.placed, asked.hosts, 0.0, 1, asked.snapshot),
             fellows=_fellows(group),
             moved=found.cost or 0,
             lower_bound=found.lower_bound or 0,

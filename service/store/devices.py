@@ -269,6 +269,7 @@ def _values(unit: Unit, *, overcommitted: bool) -> dict[str, Any]:
         "clean": unit.clean.value,
         "state": (DeviceState.BLOCKED if barred else unit.state).value,
         "reason": OVERCOMMITTED if barred else unit.reason,
+        "partition": unit.partition,
     }
 
 
@@ -295,4 +296,5 @@ def _device(row: Row[Any], unknown: Mapping[tuple[str, str], str]) -> Device:
         reason=reason,
         instance_uuid=row.instance_uuid or "",
         group_uuid=row.group_uuid or "",
+        partition=row.partition or "",
     )

@@ -313,7 +313,8 @@ def set_facts(
     total = cells.overridden(total, operators.capacity_override)
     new_devices = False
     if functions is not None:
-        offered = units(settings.device_rules(connection).rules, operators.name, functions)
+        rules = settings.device_rules(connection)
+        offered = units(rules.rules, operators.name, functions, rules.partitions_of(operators.name))
         barred = devices.barred(virt_type, overcommit)
         new_devices = devices.record(connection, uuid, offered, overcommitted=barred)
         there, held = devices.counts(devices.of_hosts(connection, [uuid]).get(uuid, ()))

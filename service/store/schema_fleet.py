@@ -174,6 +174,8 @@ devices = Table(
     Column("state", WORD, nullable=False),
     Column("reason", Text, nullable=False),
     Column("quarantine", Text, nullable=False),
+    # Written by replicas of this version on; empty: in none.
+    Column("partition", WORD, nullable=True),
 )
 
 # Who has which of them: one owner, by the key. A row stands as long as its attempt has claims on that host.

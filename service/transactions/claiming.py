@@ -22,6 +22,7 @@ from service.failpoints import failpoint
 from service.lifecycle.facts import MoveClaimed, Placed
 from service.lifecycle.transitions import advance
 from service.lifecycle.updating import first, second
+from service.planning.devices import wanted as wanted_devices
 from service.planning.group_rules import spares_are_kept, stays
 from service.planning.translate import seat, total
 from service.store import bookings, claims, cleanings, fleet, groups, ownership, quotas
@@ -90,7 +91,8 @@ def claim(
     _hold_racks(connection, before, [s.host_uuid for s in placement.assignments])
     claims.take(connection, before.uuid, placement.assignments, alone=alone)
     _serve(connection, before, placement.assignments)
-    picked = pick(connection, before.uuid, placement.assignments)
+    wants = wanted_devices(before.instances, placement.assignments, before.spec.placement.numa)
+    picked = pick(connection, before.uuid, placement.assignments, wants)
     failpoint("claim.picked")
     host_of = {s.instance_uuid: s.host_uuid for s in placement.assignments}
     taken = set(host_of.values())

@@ -23,6 +23,7 @@ from placement.model import Node, Policy, Proof, Request, Snapshot, Strategy
 from placement.problem.gang import collapse
 from placement.search.greedy import greedy
 from tests.bench import placement_cases as cases
+from tests.bench import placement_devices as devices
 from tests.bench import placement_ganeti as ganeti
 from tests.bench import placement_peers as peers
 from tests.bench import placement_room as rooms
@@ -265,6 +266,15 @@ def row_room(options: argparse.Namespace) -> list[Row]:
     return rooms.rows(max(4, options.seeds))
 
 
+def row_devices(options: argparse.Namespace) -> list[Row]:
+    """Gangs of 16 to 64 accelerators where their cells and partitions have them; 1,000 hosts."""
+    n = 10 * options.seeds
+    return [
+        measure(Row("devices together, one size", "proven, p99 <= 50 ms"), devices.gangs(n, False, 1)),
+        measure(Row("devices together, a head and two sizes", "proven, p99 <= 50 ms"), devices.gangs(n, True, 2)),
+    ]
+
+
 ROWS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "small": row_small,
     "large": row_large,
@@ -273,6 +283,7 @@ ROWS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "custom": row_custom,
     "rules": row_rules,
     "explain": row_explain,
+    "devices": row_devices,
     "deadline": row_deadline,
     "stream": row_stream,
     "peers": row_peers,

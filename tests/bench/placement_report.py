@@ -90,6 +90,8 @@ def decide(case: Case, seconds: float | None = None, policy: Policy = QUIET) -> 
     index = index_of(snapshot)
     if any(host.cells for host in snapshot.hosts):
         index.cells()
+    if any(host.pools for host in snapshot.hosts):
+        index.parts()
     gc.collect()
     gc.disable()
     cpu, wall = time.process_time(), time.monotonic()

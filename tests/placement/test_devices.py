@@ -28,6 +28,7 @@ from placement.model import (
     Status,
     Strategy,
 )
+from placement.problem.index import FleetIndex, index_of
 from placement.reasons import Family, Reason
 
 MODELS = ("gpu.a", "gpu.b")
@@ -48,7 +49,8 @@ def drawn(seed: int) -> tuple[Snapshot, Request]:
     """One or two hosts of up to eight devices over cells and partitions, some of them taken, and up to four nodes."""
     r = random.Random(seed)
     hosts = tuple(_host(r, number) for number in range(r.choice([1, 1, 2])))
-    nodes, left = [], r.randint(1, 4)
+    nodes: list[Node] = []
+    left = r.randint(1, 4)
     while left:
         count = r.randint(1, left)
         left -= count
@@ -67,9 +69,9 @@ def _host(r: random.Random, number: int) -> Host:
     pools = []
     for model in MODELS[: r.choice([1, 1, 2])]:
         for _ in range(r.randint(1, 3)):
-            capacity = r.randint(0, 4)
+            size = r.randint(0, 4)
             cell = r.choice([None, *range(len(cells))])
-            pools.append(Pool(model, capacity, r.randint(0, capacity) // 2, cell, r.choice(["", "x", "y"])))
+            pools.append(Pool(model, size, r.randint(0, size) // 2, cell, r.choice(["", "x", "y"])))
     capacity = {"cpu": sum(c.capacity["cpu"] for c in cells) if cells else 6, "gpu": sum(p.capacity for p in pools)}
     used = {"cpu": sum(c.used["cpu"] for c in cells), "gpu": sum(p.used for p in pools)}
     for model in MODELS:
@@ -80,7 +82,8 @@ def _host(r: random.Random, number: int) -> Host:
 
 def _node(r: random.Random, number: int, count: int) -> Node:
     cells = r.choice([0, 0, 1, 1, 2])
-    demand, devices = {"cpu": r.choice([0, 1, 2])}, []
+    demand: dict[str, int] = {"cpu": r.choice([0, 1, 2])}
+    devices = []
     for resource in r.choice([(), ("gpu.a",), ("gpu.a",), ("gpu.a", "gpu.b"), ("gpu",), ("gpu", "gpu.a")]):
         amount = r.randint(1, 3)
         demand[resource] = amount
@@ -297,3 +300,19 @@ def test_one_device_to_free_is_named_with_its_place() -> None:
     )
     freed = [cure for cure in decision.explanation.cures if cure.kind is CureKind.FREE]
     assert [(cure.host, cure.amounts) for cure in freed] == [("h", (Shortage("gpu.h100", 1, 0, "cell 0"),))]
+
+
+def test_what_is_kept_of_parts_is_as_if_made_anew() -> None:
+    """An index that was told of changed hosts knows their parts as one that is built of all of them."""
+    r = random.Random(1)
+    snapshot = Snapshot(tuple(replace(_host(r, n), used={}) for n in range(12)))
+    for _ in range(40):
+        index_of(snapshot).parts()
+        at = r.randrange(12)
+        fresh = replace(_host(r, at), capacity=snapshot.hosts[at].capacity, used={})
+        snapshot = snapshot.updated((fresh,))
+        kept, anew = index_of(snapshot), FleetIndex.build(snapshot.hosts)
+        for row in range(12):
+            assert kept.parts()[0][kept.parts()[1][row]] == anew.parts()[0][anew.parts()[1][row]]
+        names, cells = kept.cells()
+        assert (names, cells.tolist()) == (anew.cells()[0], anew.cells()[1].tolist()) or cells.shape[1] > 2

@@ -491,6 +491,7 @@ class HostDevice(_message.Message):
     VIRTUAL_OF_FIELD_NUMBER: _builtins.int
     INSTANCE_UUID_FIELD_NUMBER: _builtins.int
     GROUP_UUID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """The address of its accelerator: domain:bus:slot.function."""
     model: _builtins.str
@@ -512,6 +513,8 @@ class HostDevice(_message.Message):
     """The UUID of the member that has claimed it. Empty: nobody has."""
     group_uuid: _builtins.str
     """The UUID of that member's group."""
+    partition: _builtins.str
+    """The partition of its host that it is in: devices that the operator has declared to be joined. Empty: in none."""
     @_builtins.property
     def functions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The addresses of all functions that a machine gets with it."""
@@ -529,10 +532,11 @@ class HostDevice(_message.Message):
         virtual_of: _builtins.str = ...,
         instance_uuid: _builtins.str = ...,
         group_uuid: _builtins.str = ...,
+        partition: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_iommu_group", b"_iommu_group", "_numa_cell", b"_numa_cell", "iommu_group", b"iommu_group", "numa_cell", b"numa_cell"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_iommu_group", b"_iommu_group", "_numa_cell", b"_numa_cell", "functions", b"functions", "group_uuid", b"group_uuid", "instance_uuid", b"instance_uuid", "iommu_group", b"iommu_group", "key", b"key", "model", b"model", "numa_cell", b"numa_cell", "reason", b"reason", "state", b"state", "virtual_of", b"virtual_of"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_iommu_group", b"_iommu_group", "_numa_cell", b"_numa_cell", "functions", b"functions", "group_uuid", b"group_uuid", "instance_uuid", b"instance_uuid", "iommu_group", b"iommu_group", "key", b"key", "model", b"model", "numa_cell", b"numa_cell", "partition", b"partition", "reason", b"reason", "state", b"state", "virtual_of", b"virtual_of"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__iommu_group: _TypeAlias = _typing.Literal["iommu_group"]  # noqa: Y015
     _WhichOneofArgType__iommu_group: _TypeAlias = _typing.Literal["_iommu_group", b"_iommu_group"]  # noqa: Y015

@@ -337,21 +337,35 @@ class GpuRequest(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
+    NUMA_POLICY_FIELD_NUMBER: _builtins.int
+    SAME_PARTITION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The kind of accelerator as hosts name it, for example `nvidia-a100-80gb`. Empty means any: they are of one kind where
     their host has enough of one, else of several. Claims and the guest tell what they are.
     """
     count: _builtins.int
     """How many, 1 to 64."""
+    numa_policy: _placement_pb2.NumaPolicy.ValueType
+    """Where on their host they are. `NUMA_POLICY_REQUIRED`: of one NUMA cell, to which the member is pinned with its
+    processors and memory; not where `placement_policy.numa` is `NUMA_POLICY_NONE`, and not for type `BareMetal`.
+    `NUMA_POLICY_PREFERRED`: of the member's cell where it is pinned to one and that has some free, else of another.
+    `NUMA_POLICY_NONE`: of any. Unspecified means what `placement_policy.numa` says of the member.
+    """
+    same_partition: _builtins.bool
+    """Whether all of them are of one partition of their host: devices that its operator has declared to be joined, as by
+    NVLink. Only with a model, and not for type `BareMetal`.
+    """
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         count: _builtins.int = ...,
+        numa_policy: _placement_pb2.NumaPolicy.ValueType = ...,
+        same_partition: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "model", b"model", "numa_policy", b"numa_policy", "same_partition", b"same_partition"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

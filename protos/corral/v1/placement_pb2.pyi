@@ -536,7 +536,8 @@ class RuledOut(_message.Message):
     """The reason: `unschedulable` (disabled, under maintenance or not answering), `excluded`, `zone`,
     `label`, `held` (an exclusive group's alone), `not_empty` (another group's members are on it, and
     this group is exclusive), `affinity`, `anti_affinity`, `numa`, `resource_total` (the host is too
-    small even when it is empty), `resource_free` (too little is free now).
+    small even when it is empty), `resource_free` (too little is free now), `device` (it has as many devices, but not
+    as many free together: of one NUMA cell, of one partition).
     """
     resource: _builtins.str
     """The first resource that was short, for example `vcpu` or `memory`; `gpu`: devices of any model. Empty for other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
@@ -82,7 +83,9 @@ def _cure_in_words(cure: Cure, total: int) -> str:
 
 
 def _words(shortages: Iterable[Shortage]) -> str:
-    return ", ".join(in_words(shortage.resource, shortage.missing) for shortage in shortages)
+    return ", ".join(
+        in_words(short.resource, short.missing) + (f" of {short.where}" if short.where else "") for short in shortages
+    )
 
 
 def _funnel(funnel: Funnel) -> placement_pb2.HostFunnel:
@@ -117,4 +120,4 @@ def _cure(cure: Cure) -> placement_pb2.Cure:
 
 
 def _amounts(shortages: Iterable[Shortage]) -> dict[str, int]:
-    return {shortage.resource: shortage.missing for shortage in shortages}
+    return dict(sum((Counter({short.resource: short.missing}) for short in shortages), Counter()))

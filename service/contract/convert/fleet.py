@@ -165,6 +165,7 @@ def device(value: Device) -> fleet_pb2.HostDevice:
         virtual_of=value.virtual_of,
         instance_uuid=value.instance_uuid,
         group_uuid=value.group_uuid,
+        partition=value.partition,
     )
 
 

@@ -83,6 +83,12 @@ ChangeMessage = (
 DeployMessage = deploy_pb2.DeployDistributedModelServiceRequest | deploy_pb2.PlanDistributedModelServiceRequest
 
 
+def gpu_request(message: group_pb2.GpuRequest) -> GpuRequest:
+    """Devices that a member asks for."""
+    said = NUMA_POLICIES[message.numa_policy] if message.numa_policy else None
+    return GpuRequest(message.model, message.count, said, message.same_partition)
+
+
 def positions_by_rank(nodes: Sequence[group_pb2.NodeSpec]) -> dict[int, int]:
     """Rank -> position in the caller's list: explicit ranks, else the list's order with the initial node first."""
     each = [position for position, node in enumerate(nodes) for _ in range(rules.copies(node))]
@@ -154,9 +160,7 @@ def member_changes(message: deploy_pb2.RolloutInstanceGroupRequest) -> tuple[Mem
             cpu_num=change.cpu_num,
             memory_size=change.memory_size,
             root_disk_size=change.root_disk_size,
-            gpus=tuple(GpuRequest(gpu.model, gpu.count) for gpu in change.gpus)
-            if change.gpus or change.no_gpus
-            else None,
+            gpus=tuple(map(gpu_request, change.gpus)) if change.gpus or change.no_gpus else None,
             timeout_ms=change.timeout,
         )
         for change in message.changes
@@ -191,7 +195,7 @@ def _node(message: group_pb2.NodeSpec) -> NodeSpec:
         environment_variables=dict(message.environment_variables),
         startup_parameters=message.startup_parameters,
         root_disk_size=message.root_disk_size,
-        gpus=tuple(GpuRequest(gpu.model, gpu.count) for gpu in message.gpus),
+        gpus=tuple(map(gpu_request, message.gpus)),
         labels=dict(message.labels),
         model_uuid=message.model_uuid,
         role=message.role,

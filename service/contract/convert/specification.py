@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from service.domain.specs import GroupSpec, NodeSpec
+from service.domain.specs import GpuRequest, GroupSpec, NodeSpec
 
 # Every answer about a group has its YAML in it, so this is made for speed: one encoder for all.
 _scalar = json.JSONEncoder(ensure_ascii=False).encode
@@ -47,10 +47,21 @@ def _node(node: NodeSpec) -> dict[str, Any]:
             "tensorParallelSize": node.tensor_parallel_size or None,
             "startupParameters": node.startup_parameters,
             "environmentVariables": sorted(node.environment_variables),
-            "gpus": [_without_empty({"model": gpu.model, "count": gpu.count}) for gpu in node.gpus],
+            "gpus": [_gpu(gpu) for gpu in node.gpus],
             "labels": dict(node.labels),
             "role": node.role,
             "startOrder": node.start_order if node.role else None,
+        }
+    )
+
+
+def _gpu(gpu: GpuRequest) -> dict[str, Any]:
+    return _without_empty(
+        {
+            "model": gpu.model,
+            "count": gpu.count,
+            "numaPolicy": f"NUMA_POLICY_{gpu.numa.name}" if gpu.numa is not None else None,
+            "samePartition": gpu.same_partition or None,
         }
     )
 

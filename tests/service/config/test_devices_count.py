@@ -72,3 +72,21 @@ def test_rules_that_contradict_or_cannot_be_meant_are_told_by_their_places(tmp_p
     ]  # fmt: skip
     assert "'9:0', which is no PCI address" in told[2]
     assert "names 0000:09:00.0, which devices[3] names as well" in told[3]
+
+
+def test_a_partition_is_named_by_its_host_and_told_where_it_contradicts(tmp_path: Path) -> None:
+    host = '\n[[hosts]]\nname = "hv1"\nzone = "zone-1"\ndriver = "simulated"\ntransport = "none"\n'
+    left = '\n[[hosts.partitions]]\nname = "left"\ndevices = ["0000:05:00.0", "0000:09:00.0"]\n'
+    config = parse(config_text(0, extra=host + left + RULES), tmp_path)
+    rules = config.devices
+    found = {unit.key: unit.partition for unit in units(rules.rules, "hv1", FUNCTIONS, rules.partitions_of("hv1"))}
+    assert found == {"0000:05:00.0": "left", "0000:08:00.0": "", "0000:09:00.0": "left"}
+    assert rules.partitions_of("hv2") == {}
+    again = left.replace("0000:05:00.0", "5:0")
+    third = left.replace("left", "right")
+    with pytest.raises(ConfigError) as refused:
+        parse(config_text(0, extra=host + left + again + third + RULES), tmp_path)
+    told = [problem for problem in refused.value.problems if "partitions" in problem]
+    assert any("partitions[1].name" in one and "another partition" in one for one in told)
+    assert any("partitions[1].devices" in one and "'5:0', which is no PCI address" in one for one in told)
+    assert any("partitions[2].devices" in one and "0000:09:00.0, which is in 'left' as well" in one for one in told)
