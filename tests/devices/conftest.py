@@ -17,6 +17,7 @@ def booted() -> Iterator[Machine]:
     if reason := why_not():
         pytest.skip(reason)
     with Machine() as machine:
+        machine.warm()
         yield machine
 
 

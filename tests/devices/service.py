@@ -172,9 +172,10 @@ def sweep(machine: Machine) -> None:
     """Take away what a test has left on the host."""
     connection = libvirt.open(machine.uri)
     for domain in connection.listAllDomains():
+        kept = domain.isPersistent()
         if domain.isActive():
             domain.destroy()
-        with contextlib.suppress(libvirt.libvirtError):
+        if kept:
             domain.undefine()
     for pool in connection.listAllStoragePools():
         for name in pool.listVolumes():

@@ -22,6 +22,9 @@ _log = logging.getLogger(__name__)
 REREAD_SECONDS = 60.0
 # A create takes well under a second. A domain that has been starting for this long, and nobody creates it, never runs.
 GHOST_SECONDS = 20.0
+# With devices of its host, or in huge pages, all of a machine's memory is touched and held as it starts; on a busy host
+# that may be as slow as this.
+LEAST_BYTES_A_SECOND = 1 << 30
 
 _STATES = {
     libvirt.VIR_DOMAIN_NOSTATE: MachineState.RUNNING,  # not known to be stopped, so it may be running
@@ -183,7 +186,7 @@ class Inventory:
             since = self._starting_since.get(seen.machine_uuid)
             if not seen.starting or since is None or seen.machine_uuid in self._creating:
                 return False
-            return time.monotonic() - since >= GHOST_SECONDS
+            return time.monotonic() - since >= GHOST_SECONDS + _touching_seconds(seen.record)
 
     def machine_state(self, seen: Seen, kind: Kind) -> MachineState:
         """The state in the words of `drivers.base`."""
@@ -222,6 +225,11 @@ class Inventory:
                 continue
             if one.active or _starts_by_itself(one.domain):
                 yield one
+
+
+def _touching_seconds(record: DomainRecord) -> float:
+    """What a domain's start may take longer because it has all of its memory before it runs."""
+    return record.memory / LEAST_BYTES_A_SECOND if record.devices or record.huge_pages else 0.0
 
 
 def _starts_by_itself(domain: Any) -> bool:

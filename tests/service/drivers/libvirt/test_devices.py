@@ -14,6 +14,7 @@ import pytest
 
 from service.domain.devices import HeldDevice, HeldFunction
 from service.drivers.base import GuestReport, HostRejected, MachineState
+from service.drivers.libvirt import inventory
 from service.drivers.libvirt.machines import _ailing
 from service.drivers.libvirt.nodedev import NodeDevices, function_of, really_had
 from service.drivers.libvirt.tags import read_domain
@@ -187,6 +188,27 @@ async def test_libvirts_refusals_are_told_apart_and_leave_nothing() -> None:
     dirty = machine_room()
     dirty.functions[GPU].resets = False
     assert await refusal(dirty) == "device_reset"
+
+
+async def test_a_machine_whose_memory_is_held_for_its_devices_may_start_for_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another process creates it: half a tebibyte takes minutes to be touched and held."""
+    monkeypatch.setattr(inventory, "GHOST_SECONDS", 0.0)
+    host = machine_room()
+    driver = driver_of(host)
+    large = replace(WITH_GPU, memory_bytes=1 << 39)
+    for spec in (large, specification(2, memory_bytes=1 << 39)):
+        await driver.create_paused(spec, budget_seconds=BUDGET)
+        starting = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
+        host.domains[spec.identity.machine_uuid].state = starting
+    machines = (await driver.list_machines(budget_seconds=BUDGET)).machines
+    assert {m.identity: m.state for m in machines} == {
+        large.identity: MachineState.PAUSED, specification(2).identity: MachineState.GHOST,
+    }  # fmt: skip
+    monkeypatch.setattr(inventory, "LEAST_BYTES_A_SECOND", 1 << 60)
+    machines = (await driver.list_machines(budget_seconds=BUDGET)).machines
+    assert {m.state for m in machines} == {MachineState.GHOST}
 
 
 async def test_a_start_that_another_control_plane_has_made_meanwhile_is_success() -> None:
