@@ -100,7 +100,7 @@ class Lab:
     def __getitem__(self, index: int) -> Hypervisor:
         return self.hypervisors[index]
 
-    def get_json(self, address: str, port: int = 8080, path: str = "/health", timeout: float = 5) -> Any:
+    def get_json(self, address: str, port: int = 8080, path: str = "/health", timeout: float = 60) -> Any:
         """GET from inside the lab's network. Raises OSError, http.client.HTTPException, ValueError."""
         connection = http.client.HTTPConnection(address, port, timeout=timeout)
         connection.sock = self.switch.connect(address, port, timeout)

@@ -117,9 +117,7 @@ class Hypervisor:
         namespace = Namespace(flags, _MOUNTS, (str(self.directory), self.name, *DIRECTORIES))
         ip = program("ip")
         link = f"port{self.index}"
-        self._switch.run(
-            ip, "link", "add", link, "type", "veth", "peer", "name", "uplink", "netns", str(namespace.pid), timeout=10
-        )
+        self._switch.run(ip, "link", "add", link, "type", "veth", "peer", "name", "uplink", "netns", str(namespace.pid))
         self._switch.run(ip, "link", "set", link, "master", "lab0", "up")
         namespace.run(ip, "link", "add", "br0", "type", "bridge", "forward_delay", "0")
         namespace.run(ip, "link", "set", "uplink", "master", "br0", "up")
@@ -134,7 +132,7 @@ class Hypervisor:
         self.namespace.run(
             program("libvirtd"), "-d", "--listen", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirt/libvirtd.pid"
         )
-        wait_until(self._accepts, 60, f"libvirtd of {self.name}")
+        wait_until(self._accepts, 120, f"libvirtd of {self.name}")
         try:  # the socket is open before the drivers are ready, and libvirtd ends when one of them cannot be
             self.namespace.run(program("virsh"), "-c", "qemu:///system", "uri", timeout=300)
         except RuntimeError as error:

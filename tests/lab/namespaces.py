@@ -43,7 +43,7 @@ class Namespace:
         )
         assert self._process.stdout is not None
         if self._process.stdout.readline() != "ready\n":
-            _, errors = self._process.communicate(timeout=10)
+            _, errors = self._process.communicate(timeout=60)
             raise RuntimeError(f"namespace was not made: {errors.strip()}")
         self.pid = self._child()
 
@@ -51,7 +51,7 @@ class Namespace:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         return int(children[0])
 
-    def run(self, *command: str, timeout: float = 30) -> str:
+    def run(self, *command: str, timeout: float = 120) -> str:
         """Runs a program inside and returns what it printed. Raises RuntimeError with its stderr."""
         done = subprocess.run(
             self.command(*command),
@@ -90,7 +90,7 @@ class Namespace:
             raise problem[0]
         return outcome[0]
 
-    def connect(self, address: str, port: int, timeout: float = 5) -> socket.socket:
+    def connect(self, address: str, port: int, timeout: float = 60) -> socket.socket:
         """A TCP connection made from inside, usable anywhere in this process."""
         return self.call(lambda: socket.create_connection((address, port), timeout=timeout))
 

@@ -99,7 +99,7 @@ async def test_parameter_model_services_memory_size_is_in_bytes(zstack: Lab) -> 
 
 async def test_parameter_model_services_timeout_0_means_the_default_and_negative_is_refused(zstack: Lab) -> None:
     assert "timeout: 300000" in (await zstack.deployed())["yaml"]
-    assert "timeout: 5000" in (await zstack.deployed(modelServices=[node(timeout=5000)]))["yaml"]
+    assert "timeout: 500000" in (await zstack.deployed(modelServices=[node(timeout=500_000)]))["yaml"]
     assert "timeout: 300000" in (await zstack.deployed(modelServices=[node(timeout=-1)]))["yaml"]  # "not set"
     error = await zstack.refused(modelServices=[node(timeout=-2)])
     assert error["details"] == "field[modelServices[0].timeout] must be in range of [0, 604800000]"

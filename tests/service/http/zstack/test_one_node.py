@@ -19,7 +19,7 @@ OF_GROUP = {
 }  # fmt: skip
 OF_NODE = {
     "type": "VirtualMachine", "zoneUuid": ZONE, "clusterUuid": CLUSTER, "cpuNum": 3, "memorySize": 3 << 30,
-    "timeout": 5000, "modelUuid": "9" * 32, "role": "decode", "startOrder": 2, "rootDiskSize": 2 << 30,
+    "timeout": 500_000, "modelUuid": "9" * 32, "role": "decode", "startOrder": 2, "rootDiskSize": 2 << 30,
     "tensorParallelSize": 1, "startupParameters": "--port 1",
 }  # fmt: skip
 # What is refused by a rule of its own field, whatever else is said.
@@ -67,9 +67,9 @@ async def test_what_a_single_deploy_says_is_its_groups_and_its_only_nodes(zstack
 
 
 async def test_a_single_deploy_may_make_alike_nodes_and_say_how_long_they_boot_in_seconds(zstack: Lab) -> None:
-    group = (await alone(zstack, count=2, serviceBootUptime=7))["inventory"]
+    group = (await alone(zstack, count=2, serviceBootUptime=700))["inventory"]
     assert [member["name"] for member in group["instances"]] == ["alone-0", "alone-1"]
-    assert group["yaml"].count("timeout: 7000\n") == 2
+    assert group["yaml"].count("timeout: 700000\n") == 2
     assert "field[count]" in (await alone(zstack, count=2, isInitialNode=True))["error"]["details"]
 
 
@@ -128,7 +128,7 @@ async def test_what_a_match_only_checks_changes_no_plan_and_makes_nothing(zstack
     checked = {name: OF_NODE[name] for name in ("timeout", "modelUuid", "role", "startOrder", "startupParameters")}
     more = {"environmentVariables": {"WORD": "b"}, "labels": {"disk": "ssd"}, "rootDiskSize": 2 << 30}
     assert await planned(zstack, **harmless, **checked, **more, tensorParallelSize=1) == plain
-    assert await planned(zstack, serviceBootUptime=7) == plain
+    assert await planned(zstack, serviceBootUptime=700) == plain
     assert (await zstack.get(groups)).json() == before
 
 
