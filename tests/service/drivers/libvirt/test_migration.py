@@ -146,9 +146,12 @@ async def test_another_process_finds_a_move_that_goes_on_and_waits_for_its_end(p
     await pair.begin()
     heir = LibvirtDriver("hv1", CLUSTER, HostAddress("libvirt", "tcp", "hv1"), opener=pair.here.open)
     await heir.probe(budget_seconds=BUDGET)
-    assert not await heir.migrate(pair.spec, pair.target, budget_seconds=0.5)
+    looks = pair.here.calls.count("state")
+    waiting = asyncio.create_task(heir.migrate(pair.spec, pair.target, budget_seconds=BUDGET))
+    assert await asyncio.to_thread(wait_for, lambda: pair.here.calls.count("state") > looks + 5)
+    assert not waiting.done(), "it looks again and again, and the move goes on"
     pair.here.let_moves_end.set()
-    assert await heir.migrate(pair.spec, pair.target, budget_seconds=BUDGET)
+    assert await waiting
     assert pair.here.calls.count("migrate") == 1
     await heir.close()
 
