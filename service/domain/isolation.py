@@ -8,8 +8,9 @@ is; what is in one, and no member of the group's, is nobody whom a member may re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass
+from functools import lru_cache
 from ipaddress import IPv4Network, collapse_addresses, ip_network
 
 from service.domain.fleet import Zone
@@ -76,8 +77,8 @@ def isolation_of(group: Group, zone: Zone, zones: Mapping[str, Zone]) -> Isolati
     subnets = [one.network.subnet for one in zones.values() if one.network.subnet and ":" not in one.network.subnet]
     return Isolation(
         group.uuid,
-        _networks(text for text in reached if text and ":" not in text),
-        _networks(subnets),
+        _networks(tuple(text for text in reached if text and ":" not in text)),
+        _networks(tuple(subnets)),
         tuple(sorted((m.address, m.service_port) for m in members if m.service_port)),
         routed=bool(zone.network.gateway),
         lent=tuple(sorted((m.mac, own.address, m.service_port) for m in heads if own is not None and m.service_port)),
@@ -88,6 +89,8 @@ def _addressed(member: Instance) -> bool:
     return ":" not in member.address and is_planned(member.address, member.mac, member.uuid)
 
 
-def _networks(texts: Iterable[str]) -> tuple[str, ...]:
+@lru_cache(maxsize=1024)
+def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Kept, since each member of a group asks with the same ones."""
     found = [network for text in texts if isinstance(network := ip_network(text, strict=False), IPv4Network)]
     return tuple(str(network) for network in collapse_addresses(found))

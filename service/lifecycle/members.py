@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from operator import is_
+from typing import Any
 
 from service.domain.groups import Group, GroupPhase, Instance, InstanceStatus, MoveStage
 from service.domain.network import is_planned
@@ -62,8 +64,14 @@ AT_REST = frozenset({GroupPhase.RUNNING, GroupPhase.STOPPED}) | FINAL
 
 
 def each(group: Group, change: Callable[[Instance], Instance]) -> Group:
-    """The group with every member changed."""
-    return replace(group, instances=tuple(change(m) for m in group.instances))
+    """The group with every member changed; the very same one where `change` gave each member back as it was."""
+    members = tuple(map(change, group.instances))
+    return group if all(map(is_, members, group.instances)) else replace(group, instances=members)
+
+
+def altered(member: Instance, **values: Any) -> Instance:
+    """The member with these values; the very same one where it has them. A copy of so many fields takes a while."""
+    return replace(member, **values) if any(getattr(member, n) != value for n, value in values.items()) else member
 
 
 def enter(member: Instance, status: InstanceStatus, reason: str, now: int) -> Instance:

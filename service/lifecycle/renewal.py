@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from service.domain.groups import Group, Instance
 from service.lifecycle.facts import Observation, Observed
-from service.lifecycle.members import LAUNCHING, S, each, outdated
+from service.lifecycle.members import LAUNCHING, S, altered, each, outdated
 from service.lifecycle.moving import go_over
 
 BEHIND = "it does not know the group's present start yet"
@@ -76,17 +76,17 @@ def was_reset(member: Instance, fact: Observed, now: int) -> bool:
 def heard(group: Group, member: Instance, fact: Observed, now: int) -> Instance:
     """The member with what its guest says of itself, and since when it says nothing."""
     if fact.observation not in _RUNNING:
-        return replace(member, silent_since=0) if fact.observation in _NOT_RUNNING else member
+        return altered(member, silent_since=0) if fact.observation in _NOT_RUNNING else member
     if member.status in (S.BOOTING, S.RUNNING) and (not member.reason or member.reason.startswith((UNHEARD, CLASH))):
         clash = f"{CLASH} {member.address or fact.address}: {fact.clash}" if fact.clash else ""
-        member = replace(member, reason=UNHEARD if fact.unheard else clash)
-    member = replace(member, guest_boot=fact.boot_id or member.guest_boot)
+        member = altered(member, reason=UNHEARD if fact.unheard else clash)
+    member = altered(member, guest_boot=fact.boot_id or member.guest_boot)
     silent_since = (member.silent_since or now) if fact.silent else 0
     if not fact.epoch or fact.silent:
-        return replace(member, silent_since=silent_since)
+        return altered(member, silent_since=silent_since)
     answered_at = now - fact.answered_ms if fact.answered_ms >= 0 else 0
     news = answered_at >= member.last_answer_at + ANSWERS_APART_MS
-    told = replace(
+    told = altered(
         member,
         silent_since=silent_since,
         told_epoch=max(member.told_epoch, fact.epoch),

@@ -49,9 +49,10 @@ def settle(group: Group, now: int, *, may_go: bool = True) -> Group:
             if moved.phase is phase and ready(staying):
                 moved = _enter_phase(moved, target, now)
                 break
-        moved = replace(moved, status=public_status(moved))
-        if moved == group:
-            return moved
+        if (status := public_status(moved)) is not moved.status:
+            moved = replace(moved, status=status)
+        if moved is group or moved == group:
+            return group
         group = moved
 
 

@@ -10,7 +10,7 @@ what callers and operators ask for, silent hosts, deadlines, live moves (`moving
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from service.domain.groups import Failure, Group, GroupPhase, Instance
@@ -61,6 +61,7 @@ from service.lifecycle.members import (
     PLACED,
     UP,
     S,
+    altered,
     each,
     enter,
     evict,
@@ -88,21 +89,24 @@ SEARCH_GOES_ON = "no placement was found or ruled out so far; the search goes on
 """The reason of a group whose planning is not decided yet."""
 
 
-def advance(group: Group, fact: Fact, now: int, *, more: bool = False) -> Group:
+def advance(group: Group, fact: Fact, now: int, *, more: bool = False, settled: bool = False) -> Group:
     """The group after `fact` at `now` (ms since the epoch). A final group and an irrelevant fact change nothing.
-    `more`: further facts of the same commit follow, and GO waits for the last of them, which may say otherwise."""
+    `more`: further facts of the same commit follow, and GO waits for the last of them, which may say otherwise.
+    `settled`: an irrelevant fact has left this very group as it was, at the same `now` and with the same `more`."""
     if group.phase in FINAL:
         return group
-    after = updating.advance(group, fact, now, lambda gang, told: _step(gang, told, now, more=more))
+    after = updating.advance(group, fact, now, lambda gang, told: _step(gang, told, now, more=more, settled=settled))
     return endpoint.settled(after, now)
 
 
-def _step(group: Group, fact: Fact, now: int, *, more: bool) -> Group:
+def _step(group: Group, fact: Fact, now: int, *, more: bool, settled: bool) -> Group:
     if group.phase in FINAL:
         return group
     changed = caused(_APPLY[type(fact)](group, fact, now), fact)
-    settled = evicting.settled_eviction(renewed(group, settle(changed, now, may_go=not more), now), now)
-    return room.settled_room(explained(waiting.settled_waiting(settled, now)))
+    if settled and changed is group:
+        return group  # what follows from how it stands follows from no fact, and was nothing
+    after = evicting.settled_eviction(renewed(group, settle(changed, now, may_go=not more), now), now)
+    return room.settled_room(explained(waiting.settled_waiting(after, now)))
 
 
 def released(before: Group, fact: Fact, after: Group) -> tuple[tuple[str, int, str], ...]:
@@ -138,9 +142,19 @@ def _released_by_move(before: Group, fact: Moved | MoveAborted, after: Group) ->
 
 def advance_all(group: Group, facts: Sequence[Fact], now: int) -> Group:
     """`advance` for each fact in order, as facts of one commit."""
-    for left, fact in zip(range(len(facts) - 1, -1, -1), facts, strict=True):
-        group = advance(group, fact, now, more=left > 0)
+    for _, _, group in steps(group, facts, now):  # noqa: B007, B020
+        pass
     return group
+
+
+def steps(group: Group, facts: Sequence[Fact], now: int) -> Iterator[tuple[Group, Fact, Group]]:
+    """The group before and after each fact, as facts of one commit."""
+    settled = False
+    for left, fact in zip(range(len(facts) - 1, -1, -1), facts, strict=True):
+        after = advance(group, fact, now, more=left > 0, settled=settled)
+        yield group, fact, after
+        # Of two gangs each step takes one apart, which is another object every time.
+        settled, group = after is group and left > 1, after
 
 
 def _placed(group: Group, fact: Placed, now: int) -> Group:
@@ -203,7 +217,7 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
         if member.uuid != fact.instance_uuid or member.attempt != fact.attempt or member.target_host_uuid:
             return member  # one host alone does not tell where a member is that moves live
         if fact.observation not in (Observation.DISPATCHED, Observation.NOT_SENT, Observation.EXPIRED):
-            member = replace(member, unknown_since=0)
+            member = altered(member, unknown_since=0)
         if fact.address and not member.address:
             member = replace(member, address=fact.address)
         anew = fact.observation in _RUNS and was_reset(member, fact, now)

@@ -184,13 +184,13 @@ class GroupWorker:
 
     async def _apply(self, group: Group, facts: Sequence[Fact], now: int) -> Group:
         """The group after the facts, written where they change it; where it comes to rest, as in `_give_back` too."""
-        after, uuid, epoch = changes.foreseen(group, facts, now), self.uuid, self.epoch
-        if after == group:
+        foreseen, uuid, epoch = changes.foreseen(group, facts, now), self.uuid, self.epoch
+        if foreseen is not None and foreseen.group == group:
             return group
-        rests = after is not None and self._may_rest(after, now)
+        rests = foreseen is not None and self._may_rest(foreseen.group, now)
 
         def apply(connection: Connection) -> tuple[Group, bool]:
-            known = changes.as_known(connection, group)
+            known = changes.as_known(connection, group, foreseen)
             stored = changes.apply(connection, uuid, facts, now, epoch=epoch, known=known)
             return stored, known is not None and rests and groups.give_back(
                 connection, uuid, epoch, _due_at(stored, now), stored.version

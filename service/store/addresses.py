@@ -6,13 +6,23 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from itertools import islice
+from itertools import chain, islice
 
 from sqlalchemy import Connection, bindparam, delete, exists, insert, literal, or_, select, union_all, update
 from sqlalchemy.exc import IntegrityError
 
 from service.domain.groups import Instance, InstanceStatus
-from service.domain.network import ANSWER, ForeignAddress, Network, PoolUse, in_pools, in_subnet, pool_use
+from service.domain.network import (
+    ANSWER,
+    ForeignAddress,
+    Network,
+    PoolUse,
+    in_pool,
+    in_pools,
+    in_subnet,
+    number_of,
+    pool_use,
+)
 from service.errors import NoAddresses
 from service.store import fleet, schema
 from service.store.claims import ClaimLost
@@ -104,14 +114,12 @@ def free_addresses(connection: Connection, zone_uuid: str, network: Network, cou
 
 
 def _free(connection: Connection, zone_uuid: str, network: Network, known: _Known, count: int) -> Sequence[str]:
-    taken = known.held.keys() | known.foreign
     found: list[str] = []
     for low, high in network.pools:
-        candidate, last = ip_address(low), ip_address(high)
-        while len(found) < count and candidate <= last:  # type: ignore[operator]  # of one family, checked before
-            if str(candidate) not in taken:
-                found.append(str(candidate))
-            candidate += 1
+        taken = {number_of(address) for address in chain(known.held, known.foreign) if in_pool(address, low, high)}
+        first = ip_address(low)
+        candidates = (n for n in range(int(first), number_of(high) + 1) if n not in taken)
+        found += (str(type(first)(number)) for number in islice(candidates, count - len(found)))
     if len(found) < count:
         raise _too_few(connection, {zone_uuid: network}, count, len(found))
     return found

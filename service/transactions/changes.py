@@ -16,7 +16,7 @@ from service.failpoints import failpoint
 from service.lifecycle import invariants
 from service.lifecycle.facts import Evicted, Fact, Moved, Observed, TimeLost
 from service.lifecycle.renewal import CLASH
-from service.lifecycle.transitions import FINAL, PLACED, advance, advance_all, released
+from service.lifecycle.transitions import FINAL, PLACED, advance, released, steps
 from service.lifecycle.updating import at_rest
 from service.store import addresses, bookings, claims, events, fleet, groups, ownership, retired, waiting
 from service.store.connection import Connection
@@ -30,22 +30,37 @@ class LeaseLost(Exception):
     """A later epoch has the group: the caller must stop working on it at once (ARCHITECTURE I8)."""
 
 
-def foreseen(known: Group, facts: Sequence[Fact], now: int) -> Group | None:
-    """The group after `apply`, but for its numbers, where it is stored as known; None where the database says more."""
-    return None if any(isinstance(fact, Moved) for fact in facts) else advance_all(known, facts, now)
+class Foreseen(NamedTuple):
+    """The group after facts, but for its numbers, and the (instance, attempt, host) whose claims they end."""
+
+    group: Group
+    ended: tuple[tuple[str, int, str], ...]
+
+
+def foreseen(known: Group, facts: Sequence[Fact], now: int) -> Foreseen | None:
+    """What comes of the facts where the group is stored as known; None where the database has its say in that."""
+    if any(isinstance(fact, Moved) for fact in facts):
+        return None
+    after = known
+    ended: list[tuple[str, int, str]] = []
+    for before, fact, after in steps(known, facts, now):
+        ended += released(before, fact, after)
+    return Foreseen(after, tuple(ended))
 
 
 class Known(NamedTuple):
-    """A group as the writer has it, which this transaction has seen to be the stored one; and all of its claims."""
+    """A group as the writer has it, which this transaction has seen to be the stored one; and all of its claims.
+    `foreseen`: what comes of the facts that are to be applied, where that was worked out before."""
 
     group: Group
     seats: Seats
+    foreseen: Foreseen | None = None
 
 
-def as_known(connection: Connection, group: Group) -> Known | None:
+def as_known(connection: Connection, group: Group, foreseen: Foreseen | None = None) -> Known | None:
     """The group, locked as by a load, where it is stored as the writer has it; None where it has to be read again."""
     seats = groups.as_known(connection, group)
-    return None if seats is None else Known(group, seats)
+    return None if seats is None else Known(group, seats, foreseen)
 
 
 def apply(
@@ -59,13 +74,20 @@ def apply(
 ) -> Group:
     """Advance the stored group by the facts and commit rows, released claims and events together.
 
-    `epoch`: the writer's lease; None for a caller's intent. `known`: see `as_known`. Raises NotFound, LeaseLost.
+    `epoch`: the writer's lease; None for a caller's intent. `known`: see `as_known`, of these very facts and this
+    `now`. Raises NotFound, LeaseLost.
     """
-    before, seats = known or (groups.load(connection, uuid, lock=True), None)
+    before, seats, worked_out = known or (groups.load(connection, uuid, lock=True), None, None)
     failpoint("change.loaded")
     if epoch is not None and before.epoch != epoch:
         raise LeaseLost(uuid)
-    group = before
+    group, ended = worked_out or _decided(connection, before, facts, now)
+    failpoint("change.decided")
+    _note_answers(connection, before, group, facts, now)
+    return commit(connection, before, group, ended, now, seats=seats)
+
+
+def _decided(connection: Connection, group: Group, facts: Sequence[Fact], now: int) -> Foreseen:
     ended: list[tuple[str, int, str]] = []
     for left, fact in zip(range(len(facts) - 1, -1, -1), facts, strict=True):
         after = advance(group, fact, now, more=left > 0)
@@ -73,9 +95,7 @@ def apply(
         group = after
         if isinstance(fact, Moved):
             group = _moved_on(connection, group, fact, now)
-    failpoint("change.decided")
-    _note_answers(connection, before, group, facts, now)
-    return commit(connection, before, group, ended, now, seats=seats)
+    return Foreseen(group, tuple(ended))
 
 
 def _note_answers(connection: Connection, before: Group, after: Group, facts: Sequence[Fact], now: int) -> None:

@@ -197,7 +197,7 @@ PLANTS: tuple[Plant, ...] = (
              "        if member.status is not S.FAILING and group.phase in LAUNCHING:\n")),
     one("a host that answers again is not believed", LIFECYCLE,
         "lambda m: replace(m, unknown_since=0) if m.host_uuid == fact.host_uuid else m", "lambda m: m",
-        Edit(LIFECYCLE, "            member = replace(member, unknown_since=0)\n", "            pass\n")),
+        Edit(LIFECYCLE, "            member = altered(member, unknown_since=0)\n", "            pass\n")),
     one("a machine that stopped by itself is not noticed", MEMBERS,
         "    (S.RUNNING, Observation.HALTED): S.FAILING,\n", ""),
     one("a machine that somebody paused is not resumed", MEMBERS, "    (S.RUNNING, Observation.PAUSED): S.CREATED,\n", "",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.domain.groups import Failure, Group, GroupPhase, Instance
+from service.domain.groups import Failure, Group, GroupPhase, GroupStatus, Instance
 from service.domain.specs import CreationStrategy, FailurePolicy
 from service.lifecycle.effects import (
     Create,
@@ -116,6 +117,33 @@ def scaling(subject: Group, draw: st.DrawFn) -> ScaleRequested:
     more = Instance(f"{100 + rank + subject.start_epoch:032x}", subject.uuid, node(rank), joining=True)
     less = [m.uuid for m in subject.instances if m.rank and draw(st.booleans())][:1]
     return ScaleRequested((more,) if draw(st.booleans()) or not less else (), frozenset(less))
+
+
+@st.composite
+def commits(draw: st.DrawFn) -> tuple[Group, list[Fact], int]:
+    """Where some history ends, what one commit tells of it, and when."""
+    subject = draw(histories())[-1]
+    kinds = draw(st.lists(st.sampled_from([Observed, Observed, Observed, HostAnswers, Ticked, StopAsked]), max_size=8))
+    return subject, [some_fact(kind, subject, draw) for kind in kinds], draw(WAITS) * 31
+
+
+@given(commits())
+@settings(max_examples=100, deadline=None)
+def test_facts_of_one_commit_are_as_one_after_the_other_whatever_was_settled_between(
+    told: tuple[Group, list[Fact], int],
+) -> None:
+    subject, facts, now = told
+    one_by_one = subject
+    for left, fact in zip(reversed(range(len(facts))), facts, strict=True):
+        one_by_one = advance(one_by_one, fact, now, more=left > 0)
+    assert advance_all(subject, facts, now) == one_by_one
+
+
+def test_who_is_as_told_already_is_the_very_same_group() -> None:
+    subject = group(size=3, go=True, phase=GroupPhase.RUNNING, status=GroupStatus.RUNNING, served=True)
+    subject = replace(subject, instances=tuple(replace(m, status=S.RUNNING) for m in subject.instances))
+    facts = [Observed(m.uuid, m.attempt, Observation.READY) for m in subject.instances]
+    assert advance_all(subject, [*facts, Ticked()], 1) is subject
 
 
 @given(histories())
