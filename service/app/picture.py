@@ -2,15 +2,15 @@
 
 A watch of the fleet tells what its operators and hosts say; what members claim is no change of it. Whoever draws hosts
 wants both, and soon. So a picture follows the log of the fleet and the log of the groups, which name the hosts that
-they touch, and reads these alone, within a fraction of a second. Now and then it looks at the marks of all hosts as
-well: what no log names is seen then.
+they touch, and reads these alone, within a fraction of a second. Now and then it asks which of all hosts have changed
+(`store.changed_hosts`): what no log names is seen then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from service.app.capacity import HostView
@@ -20,7 +20,8 @@ from service.app.zones import ZoneView
 from service.domain.events import Event
 from service.domain.fleet import Host
 from service.domain.groups import Instance, InstanceStatus
-from service.store import fleet, fleet_events
+from service.store import changed_hosts, fleet, fleet_events
+from service.store.changed_hosts import Moment
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.fleet_events import FleetChange
@@ -57,12 +58,12 @@ class Look:
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """What was read: hosts that may have changed, those that are gone, and how far the fleet's log was read.
-    `marks` and `zones`: where all hosts were looked at."""
+    `moment` and `zones`: where it was of all hosts that was asked which have changed."""
 
     hosts: tuple[HostView, ...]
     removed: tuple[str, ...]
     revision: int
-    marks: Mapping[str, Hashable] | None = None
+    moment: Moment | None = None
     zones: tuple[ZoneView, ...] | None = None
 
 
@@ -76,7 +77,7 @@ class Picture:
         self._feed = feed
         self._news = News()
         self._poked = False
-        self._marks: Mapping[str, Hashable] = {}
+        self._moment: Moment | None = None  # of the newest look at all hosts
         self._views: dict[str, HostView] = {}
         self._zones: tuple[ZoneView, ...] = ()
         self._change = 0
@@ -142,7 +143,7 @@ class Picture:
             self._cursor = cursor
             now = time.monotonic()
             took = now - started
-            self._next_whole = next_whole if seen.marks is None else now + max(WHOLE_SECONDS, took * _SHARE)
+            self._next_whole = next_whole if seen.moment is None else now + max(WHOLE_SECONDS, took * _SHARE)
             self._next_look = now + max(APART_SECONDS, took * (_SHARE_NAMED - 1) if seen.hosts else 0.0)
 
     def _take(self, seen: _Seen) -> None:
@@ -158,8 +159,8 @@ class Picture:
         self._changed.update(dict.fromkeys((*removed, *(view.host.uuid for view in hosts)), self._change))
         if seen.zones is not None and others:
             self._zones, self._zones_changed = seen.zones, self._change
-        if seen.marks is not None:
-            self._marks = seen.marks
+        if seen.moment is not None:
+            self._moment = seen.moment
         self._revision = seen.revision
 
     def _named(self) -> frozenset[str] | None:
@@ -197,19 +198,24 @@ class Picture:
         return _Seen(self._read_views(connection, tuple(hosts.values())), (), revision)
 
     def _read_all(self, connection: Connection) -> _Seen:
-        """Every host whose mark is another."""
-        marks = fleet.marks(connection)
+        """Every host that was changed since the newest look at all hosts, by whomever."""
+        moment = changed_hosts.moment(connection)
         counts = fleet.hosts_of(connection)
         revision = fleet_events.newest(connection)
         zones = tuple(ZoneView(zone, counts.get(uuid, 0)) for uuid, zone in sorted(fleet.zones(connection).items()))
-        others = [uuid for uuid, mark in marks.items() if self._marks.get(uuid) != mark]
-        if zones != self._zones:
-            others = list(marks)  # a zone's policy holds for its hosts
-        removed = tuple(self._views.keys() - marks.keys())
-        if not others:
-            return _Seen((), removed, revision, marks, zones)
-        hosts = fleet.hosts(connection, others if len(others) < _MANY else None)
-        return _Seen(self._read_views(connection, tuple(hosts.values())), removed, revision, marks, zones)
+        before, known = self._moment, self._views.keys()
+        some: list[str] | None = None
+        if (
+            before is not None and before.is_before(moment) and zones == self._zones
+        ):  # a zone's policy is its hosts' too
+            named = sorted(changed_hosts.since(connection, before))
+            some = named if len(named) < _MANY else None
+        hosts = fleet.hosts(connection, some) if some is None or some else {}
+        removed = known - hosts.keys() if some is None else known & some - hosts.keys()
+        if len(known) + len(hosts.keys() - known) - len(removed) != moment.hosts:
+            removed = known - fleet.host_uuids(connection)
+        views = self._read_views(connection, tuple(hosts.values())) if hosts else ()
+        return _Seen(views, tuple(removed), revision, moment, zones)
 
 
 def _members(event: Event) -> tuple[Instance, ...]:

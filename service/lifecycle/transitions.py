@@ -69,7 +69,6 @@ from service.lifecycle.members import (
     gives_up,
     interrupted,
     left_burnt,
-    never_sent,
     outdated,
     power_down,
     retire,
@@ -77,6 +76,7 @@ from service.lifecycle.members import (
 )
 from service.lifecycle.moving import go_over, move_aborted, move_expired, move_impossible, wish
 from service.lifecycle.present import begun_anew, carried_on, held_to_present
+from service.lifecycle.releasing import released
 from service.lifecycle.renewal import BEHIND, RESET, caught_up, heard, not_ready, renewed, was_reset
 from service.lifecycle.settling import give_up, public_status, settle, start_over, withdraw
 
@@ -107,37 +107,6 @@ def _step(group: Group, fact: Fact, now: int, *, more: bool, settled: bool) -> G
         return group  # what follows from how it stands follows from no fact, and was nothing
     after = evicting.settled_eviction(renewed(group, settle(changed, now, may_go=not more), now), now)
     return room.settled_room(explained(waiting.settled_waiting(after, now)))
-
-
-def released(before: Group, fact: Fact, after: Group) -> tuple[tuple[str, int, str], ...]:
-    """The (instance, attempt, host) whose claims this step ends: seen gone, or never sent anything.
-
-    A member that was left behind on a silent host is not among them: its old claim stands until the sweep sees the
-    machine absent (ARCHITECTURE I2).
-    """
-    if isinstance(fact, Moved | MoveAborted):
-        return _released_by_move(before, fact, after)
-    now_there = {m.uuid: m for m in after.instances}
-    gone = []
-    for old in before.instances:
-        new = now_there.get(old.uuid)
-        stays = new is not None and old.attempt == new.attempt and new.status is not S.REMOVED
-        if old.status is S.REMOVED or stays:
-            continue
-        seen_gone = (
-            isinstance(fact, Observed) and fact.observation is Observation.GONE and fact.instance_uuid == old.uuid
-        )
-        if seen_gone or never_sent(old):
-            gone.append((old.uuid, old.attempt, old.host_uuid))
-    return tuple(gone)
-
-
-def _released_by_move(before: Group, fact: Moved | MoveAborted, after: Group) -> tuple[tuple[str, int, str], ...]:
-    """The host that a live move has left, or did not get to."""
-    if before == after or (isinstance(fact, MoveAborted) and not fact.absent):
-        return ()
-    old = before.instance(fact.instance_uuid)
-    return ((old.uuid, old.attempt, old.host_uuid if isinstance(fact, Moved) else old.target_host_uuid),)
 
 
 def advance_all(group: Group, facts: Sequence[Fact], now: int) -> Group:

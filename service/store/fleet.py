@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,6 @@ __all__ = [
     "host",
     "hosts",
     "hosts_of",
-    "marks",
     "model_services",
     "page_of_hosts",
     "page_of_zones",
@@ -83,16 +82,7 @@ _SET_CONNECTED = Statement(
         generation=schema.hosts.c.generation + 1,
     )
 )
-_MARKED = ("uuid", "created_at", "version", "generation", "state", "status", "status_reason", "boot_id", "virt_type")
-_MARKS = Statement(select(*(schema.hosts.c[name] for name in _MARKED)).order_by(schema.hosts.c.uuid))
 _UUIDS = Statement(select(schema.hosts.c.uuid))
-_AMOUNT = ("host_uuid", "resource", "total", "usable", "foreign_used", "beside", "used", "booked")
-_AMOUNTS = Statement(
-    select(*(schema.host_resources.c[name] for name in _AMOUNT)).order_by(
-        schema.host_resources.c.host_uuid, schema.host_resources.c.resource
-    )
-)
-
 _CLAIMS = schema.claims
 
 
@@ -188,19 +178,6 @@ def hosts(connection: Connection, uuids: Sequence[str] | None = None) -> Mapping
 def host_uuids(connection: Connection) -> frozenset[str]:
     """Which hosts there are."""
     return frozenset(_UUIDS.scalars(connection))
-
-
-def marks(connection: Connection) -> Mapping[str, Hashable]:
-    """Host uuid -> a value that differs whenever the host or a claim on it does, in the order of `hosts`.
-
-    It holds all that is observed and all amounts. The operator's document is covered by `version`. Claims are covered
-    too: `take` raises the generation, and `release` alone lowers what is used. One that was removed and added again has
-    another time of creation.
-    """
-    amounts: dict[str, tuple[Any, ...]] = {}
-    for row in _AMOUNTS.all(connection):
-        amounts[row[0]] = amounts.get(row[0], ()) + row[1:]
-    return {row[0]: (row[1:], amounts.get(row[0])) for row in _MARKS.all(connection)}
 
 
 def host(connection: Connection, uuid: str, *, lock: bool = False) -> Host:

@@ -41,6 +41,7 @@ WORKER, CALLS, MONITOR = "service.reconcile.worker", "service.reconcile.calls", 
 PATIENCE, CAUTION = "service.reconcile.patience", "service.reconcile.caution"
 UPDATING, UPDATES = "service.lifecycle.updating", "service.app.updates"
 ENDPOINT, INVARIANTS = "service.lifecycle.endpoint", "service.lifecycle.invariants"
+RELEASING = "service.lifecycle.releasing"
 FENCER, FENCING_RULES, FENCING = "service.reconcile.fencing", "service.domain.fencing", "service.transactions.fencing"
 SWEEP, MANAGER, OWNERS = "service.reconcile.sweep", "service.reconcile.manager", "service.reconcile.owners"
 OWNERSHIP, CUSTODY, RECORDS = "service.domain.ownership", "service.reconcile.custody", "service.store.retired"
@@ -68,12 +69,12 @@ PLANTS: tuple[Plant, ...] = (
     one("at most so many a host is forgotten", GROUP_RULES, "        (policy.max_per_host, Scope.HOST),\n", "        (0, Scope.HOST),\n"),
     one("a role does not wait for those before it", EFFECTS,
         "        if any(m.status is not S.RUNNING and not m.leaving for m in members):\n", "        if False:\n"),
-    one("claims are released before the machine is destroyed", LIFECYCLE,
+    one("claims are released before the machine is destroyed", RELEASING,
         "and new.status is not S.REMOVED\n", "and new.status not in (S.REMOVED, S.REMOVING)\n",
-        Edit(LIFECYCLE, "        if old.status is S.REMOVED or stays:\n",
+        Edit(RELEASING, "        if old.status is S.REMOVED or stays:\n",
              "        if old.status in (S.REMOVED, S.REMOVING) or stays:\n"),
-        Edit(LIFECYCLE, "        if seen_gone or never_sent(old):\n", "        if True:\n")),
-    one("the claim of an attempt left behind is released at once", LIFECYCLE,
+        Edit(RELEASING, "        if seen_gone or never_sent(old):\n", "        if True:\n")),
+    one("the claim of an attempt left behind is released at once", RELEASING,
         "        if seen_gone or never_sent(old):\n", "        if True:\n"),
     one("a release takes every attempt's claim", CLAIMS,
         "    return tuple_(table.c.instance_uuid, table.c.attempt).in_(attempts)\n",

@@ -7,7 +7,7 @@ from fractions import Fraction
 from sqlalchemy import Connection
 
 from service.domain.fleet import MEMORY, VCPU, Overcommit
-from service.store import fleet
+from service.store import changed_hosts, fleet
 from tests.support.database import Database
 
 GIB = 1 << 30
@@ -21,10 +21,10 @@ def probed(connection: Connection, uuid: str, total: dict[str, int], foreign: di
 
 def test_a_host_has_the_cells_that_it_last_told(db: Database) -> None:
     (uuid,) = db.fill(1)
-    before = db.read(fleet.marks)[uuid]
+    before = db.read(changed_hosts.moment)
     db.write(probed, uuid, TOLD | CELLS, {MEMORY: 5 * GIB, "cell.1.memory": 3 * GIB})
     host = db.read(fleet.host, uuid)
-    assert db.read(fleet.marks)[uuid] != before
+    assert db.read(changed_hosts.since, before) == {uuid}
     assert (host.total, host.foreign[MEMORY]) == (TOLD, 5 * GIB), "none of them stands among the host's own"
     assert [(c.number, c.total[MEMORY], c.free(MEMORY)) for c in host.cells] == [
         (0, 48 * GIB, 48 * GIB), (1, 16 * GIB, 13 * GIB),
