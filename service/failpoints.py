@@ -34,6 +34,8 @@ NAMES = frozenset({
     "room.target", "room.closed", "eviction.due", "eviction.begun",
     # a rebalance
     "rebalance.kept", "rebalance.asking",
+    # a roll
+    "roll.kept", "roll.looking", "roll.closing", "roll.emptying", "roll.enabling",
     # an update
     "update.planned", "claim.resized",
     # what is seen of a host

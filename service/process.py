@@ -79,6 +79,7 @@ class Process:
         self._spawn(reaper.run(), "leases of ended processes")
         self._spawn(service.fencer.run(), "fencing")
         self._spawn(service.cleaner.run(), "cleaning")
+        self._spawn(service.roller.run(), "rolls")
         self._spawn(Housekeeping(service.store).run(), "housekeeping")
         self._spawn(service.uploads.run(), "images")
         for key, count in (await service.secrets.rewrap()).items():

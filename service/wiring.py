@@ -37,6 +37,7 @@ from service.app.projects import Projects
 from service.app.quarantine import Quarantine
 from service.app.rates import RateLimits
 from service.app.rebalancing import Rebalancing
+from service.app.rolling import Rolls
 from service.app.room import RoomPlans
 from service.app.seats import StoredSeats
 from service.app.secrets import StoredSecrets
@@ -78,6 +79,7 @@ from service.reconcile.fencing import Fencer
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import PROBE_SECONDS, HostMonitor
 from service.reconcile.owners import owner_name
+from service.reconcile.rolling import Roller
 from service.reconcile.roster import Roster
 from service.reconcile.staging import Stagings
 from service.reconcile.sweep import Sweep
@@ -210,6 +212,10 @@ class Service:
             group_due=self.signals.group_due,
         )  # fmt: skip
         self.cleaner = Cleaner(self.store, monitors, self.custody, self.metrics, self.clock, self.owner)
+        self.roller = Roller(
+            self.store, self.planner, self._fleet_reader, self._calls.live_targets, self.custody, self.metrics,
+            wall_clock, self.signals,
+        )  # fmt: skip
 
     def _make_use_cases(self) -> None:
         config = self.config
@@ -258,28 +264,19 @@ class Service:
         self.devices = Devices(self.store, wall_clock, self.signals)
         self.cleanings = Cleanings(self.store, wall_clock, self.fleet, self.signals)
         self.quarantine = Quarantine(self.store, wall_clock, self.signals, self._adoption.prepare)
+        live_targets = self._calls.live_targets
         self.evacuation = Evacuation(
-            self.store,
-            self.feed,
-            self.planner,
-            wall_clock,
-            self.fleet,
-            signals=self.signals,
-            live_targets=self._calls.live_targets,
+            self.store, self.feed, self.planner, wall_clock, self.fleet, signals=self.signals, live_targets=live_targets
         )
-        self.room = RoomPlans(
-            self.store, self.groups, self.planner, wall_clock, self._calls.live_targets, config.priorities
-        )
+        self.room = RoomPlans(self.store, self.groups, self.planner, wall_clock, live_targets, config.priorities)
         self.rebalancing = Rebalancing(
-            self.store,
-            self.feed,
-            self.planner,
-            wall_clock,
-            self._fleet_reader,
-            self._calls.live_targets,
-            metrics=self.metrics,
-            signals=self.signals,
-        )
+            self.store, self.feed, self.planner, wall_clock, self._fleet_reader, live_targets,
+            metrics=self.metrics, signals=self.signals,
+        )  # fmt: skip
+        self.rolls = Rolls(
+            self.store, self.planner, wall_clock, self._fleet_reader, live_targets,
+            metrics=self.metrics, signals=self.signals,
+        )  # fmt: skip
 
     def _connect(self) -> None:
         """Who hears whom."""
@@ -287,6 +284,7 @@ class Service:
         self.signals.fleet_changed.listen(self.fleet_feed.poke)
         self.signals.fleet_changed.listen(self.fencer.poke)
         self.signals.fleet_changed.listen(self.cleaner.poke)
+        self.signals.fleet_changed.listen(self.roller.poke)
         self.fleet_feed.listen(self.roster.refresh)
         self.fleet_feed.listen(self.health.compare)
 
@@ -361,6 +359,7 @@ class Service:
                 self.decisions,
                 self.room,
                 self.rebalancing,
+                self.rolls,
                 self._reachable,
             ),
             catalog=CatalogServicer(self.catalog, self.uploads, self.imports),

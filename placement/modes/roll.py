@@ -46,10 +46,10 @@ def roll(
         batch = search.next_batch(at_once)
         if batch is None:
             proven = None if stop() else _never_empty(standing, start, search)
-            status = Status.UNKNOWN if proven is None else Status.INFEASIBLE
+            status, proof = (Status.UNKNOWN, Proof.NONE) if proven is None else (Status.INFEASIBLE, Proof.INFEASIBLE)
             stuck, why = proven or (search.stuck, search.why)
             rest = tuple(name for name in hosts if name in search.todo)
-            return Roll(status, tuple(batches), rest, least, stuck=stuck, why=why, stopped=stop())
+            return Roll(status, tuple(batches), rest, least, proof, stuck, why, stop())
         batches.append(batch)
     done = Roll(Status.PLACED, tuple(batches), (), least, Proof.GAP)
     return replace(done, proof=Proof.OPTIMAL if len(done.moves) == least else Proof.GAP, stopped=stop())

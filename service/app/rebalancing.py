@@ -7,7 +7,6 @@ booked for it; reconciliation carries it out whether anybody watches or not, and
 from __future__ import annotations
 
 import uuid as uuids
-from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from service.domain.groups import Group, Instance
 from service.domain.rebalances import Rebalance, RebalanceMove, RebalanceWish
 from service.domain.tenants import Caller
 from service.errors import Undecided
-from service.lifecycle.moving import MOVE_BASE_MS, longest_move
 from service.planning import cells
 from service.planning.fleet_reader import FleetReader
 from service.planning.neighbours import LiveTargets, Others, groups_in
@@ -223,7 +221,7 @@ class Rebalancing:
             def work(connection: Connection, plan: RebalancePlan = plan) -> Rebalance:
                 now = database_clock.now(connection)
                 name = f"{plan.moves[0].instance_uuid} {now}"
-                until = now + _patience(plan)
+                until = now + rebalancing.patience(plan.groups, plan.moves)
                 begun = Rebalance(uuids.uuid5(uuids.NAMESPACE_OID, name).hex, plan.moves, now, until)
                 rebalancing.begin(connection, plan.groups, begun, now)
                 operator_changes.made(connection, caller, METHOD, request_id, wish, begun.uuid, now)
@@ -304,15 +302,6 @@ def _moves(plan: Plan, others: Others, hosts: Mapping[str, Host]) -> Sequence[Re
             )
         )  # fmt: skip
     return found
-
-
-def _patience(plan: RebalancePlan) -> int:
-    """How long the moves are wanted, ms: those of one group go one after another."""
-    longest: dict[str, int] = defaultdict(int)
-    of = {m.uuid: m for group in plan.groups for m in group.instances}
-    for move in plan.moves:
-        longest[move.group_uuid] += longest_move(of[move.instance_uuid])
-    return MOVE_BASE_MS + max(longest.values(), default=0)
 
 
 def _view(connection: Connection, uuid: str) -> RebalanceView:

@@ -61,6 +61,11 @@ ROLES: Mapping[str, str] = {
     f"{_FLEET}GetRebalance": ADMIN,
     f"{_FLEET}ListRebalances": ADMIN,
     f"{_FLEET}CallOffRebalance": ADMIN,
+    f"{_FLEET}PlanRoll": ADMIN,  # it names every tenant's members
+    f"{_FLEET}RollHosts": ADMIN,
+    f"{_FLEET}GetRoll": ADMIN,
+    f"{_FLEET}ListRolls": ADMIN,
+    f"{_FLEET}CallOffRoll": ADMIN,
     f"{_FLEET}ListDecisions": ADMIN,
     f"{_FLEET}DumpDecision": ADMIN,  # it shows every tenant's members
     f"{_FLEET}WatchFleet": ADMIN,

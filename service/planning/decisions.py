@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from placement import codec
 from placement.model import Decision, Host, Node, Policy, Request, Snapshot
 from placement.modes.moves import Evictions, Leaving, MadeRoom, Neighbours
-from placement.modes.plans import Limits, Rebalance
+from placement.modes.plans import Limits, Rebalance, Roll
 from service.errors import NotFound
 from service.planning.planner import Planned, Planner
 from service.planning.translate import GROUP_LABEL
@@ -176,6 +176,21 @@ class RecordingPlanner:
         """See `Planner.rebalance`."""
         return await self._planner.rebalance(
             snapshot, groups, limits, budget_seconds=budget_seconds, answer_by=answer_by
+        )
+
+    async def roll(
+        self,
+        snapshot: Snapshot,
+        groups: Sequence[Neighbours],
+        hosts: Sequence[str],
+        at_once: int,
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Roll:
+        """See `Planner.roll`."""
+        return await self._planner.roll(
+            snapshot, groups, hosts, at_once, budget_seconds=budget_seconds, answer_by=answer_by
         )
 
     def close(self) -> None:

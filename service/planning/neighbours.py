@@ -50,7 +50,7 @@ class Others:
     members: dict[str, tuple[Group, Instance]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.refused |= _on_several(self.snapshot)
+        self.refused |= on_several(self.snapshot)
         self.members = {m.uuid: (group, m) for group in self.groups for m in movable(group, self.now)}
 
     def asked(self) -> tuple[Neighbours, ...]:
@@ -88,7 +88,7 @@ class Others:
         return live_targets(*self.members[move.member]) if known is None else known
 
 
-def _on_several(snapshot: Snapshot) -> set[str]:
+def on_several(snapshot: Snapshot) -> set[str]:
     """The members with claims on more than one host: what a move has left there was not seen to be gone yet."""
     hosts_of = Counter(member.id for host in snapshot.hosts for member in host.members)
     return {member for member, hosts in hosts_of.items() if hosts > 1}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from placement.model import Decision, Node, Policy, Request, Snapshot
 from placement.modes.moves import Evictions, Leaving, MadeRoom, Neighbours
-from placement.modes.plans import Limits, Rebalance
+from placement.modes.plans import Limits, Rebalance, Roll
 from placement.stop import Stop
 from service.errors import InvariantViolation
 
@@ -91,6 +91,19 @@ class Planner(Protocol):
         """Verified moves that mend and balance. Raises InvariantViolation where the checker refuses them."""
         ...
 
+    async def roll(
+        self,
+        snapshot: Snapshot,
+        groups: Sequence[Neighbours],
+        hosts: Sequence[str],
+        at_once: int,
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Roll:
+        """A verified order in which hosts are emptied. Raises InvariantViolation where the checker refuses it."""
+        ...
+
     def close(self) -> None:
         """Let worker processes go."""
         ...
@@ -144,6 +157,19 @@ def rebalance_verified(snapshot: Snapshot, groups: Sequence[Neighbours], limits:
     plan = rebalance(snapshot, groups, limits, stop=stop)
     violations = check_rebalance(snapshot, groups, limits, plan)
     _refuse("the planner's moves break", violations)
+    return plan
+
+
+def roll_verified(
+    snapshot: Snapshot, groups: Sequence[Neighbours], hosts: Sequence[str], at_once: int, stop: Stop
+) -> Roll:
+    """Plan a roll and check it in this process. Raises InvariantViolation for an order that breaks a rule."""
+    from placement.modes.roll import roll
+    from placement.modes.roll_check import check_roll
+
+    plan = roll(snapshot, groups, hosts, at_once, stop=stop)
+    violations = check_roll(snapshot, groups, hosts, at_once, plan)
+    _refuse("the planner's roll breaks", violations)
     return plan
 
 
@@ -222,6 +248,20 @@ class InlinePlanner:
     ) -> Rebalance:
         """See `Planner.rebalance`."""
         return rebalance_verified(snapshot, groups, limits, until(min(time.monotonic() + budget_seconds, answer_by)))
+
+    async def roll(
+        self,
+        snapshot: Snapshot,
+        groups: Sequence[Neighbours],
+        hosts: Sequence[str],
+        at_once: int,
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Roll:
+        """See `Planner.roll`."""
+        stop = until(min(time.monotonic() + budget_seconds, answer_by))
+        return roll_verified(snapshot, groups, hosts, at_once, stop)
 
     def close(self) -> None:
         """Nothing to let go."""

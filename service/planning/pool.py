@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from placement.model import Decision, Node, Policy, Request, Snapshot
 from placement.modes.moves import Evictions, Leaving, MadeRoom, Neighbours
-from placement.modes.plans import Limits, Rebalance
+from placement.modes.plans import Limits, Rebalance, Roll
 from service.errors import Unavailable
 from service.planning.fair_queue import FairQueue
 from service.planning.planner import Planned
@@ -35,6 +35,7 @@ from service.planning.process import (
     Order,
     Place,
     Reply,
+    RollHosts,
     Time,
     Work,
     begin,
@@ -124,7 +125,7 @@ class PoolPlanner:
     async def room(self, snapshot: Snapshot, node: Node, *, budget_seconds: float, answer_by: float = math.inf) -> Room:
         """See `Planner.room`. Raises Unavailable where a process died."""
         room = await self._run(snapshot, CountRoom(node), Time(budget_seconds, answer_by), "")
-        assert not isinstance(room, Decision | MadeRoom | Evictions | Rebalance)
+        assert not isinstance(room, Decision | MadeRoom | Evictions | Rebalance | Roll)
         return room
 
     async def make_room(
@@ -171,6 +172,22 @@ class PoolPlanner:
         assert isinstance(plan, Rebalance)
         return plan
 
+    async def roll(
+        self,
+        snapshot: Snapshot,
+        groups: Sequence[Neighbours],
+        hosts: Sequence[str],
+        at_once: int,
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Roll:
+        """See `Planner.roll`. Raises Unavailable where a process died."""
+        work = RollHosts(tuple(groups), tuple(hosts), at_once)
+        plan = await self._run(snapshot, work, Time(budget_seconds, answer_by), "")
+        assert isinstance(plan, Roll)
+        return plan
+
     async def warm(self) -> None:
         """Start the processes and load the solver, so that the first plan does not wait for it."""
         loop = asyncio.get_running_loop()
@@ -185,7 +202,7 @@ class PoolPlanner:
 
     async def _run(
         self, snapshot: Snapshot, work: Work, allowed: Time, project: str
-    ) -> Decision | Room | MadeRoom | Evictions | Rebalance:
+    ) -> Decision | Room | MadeRoom | Evictions | Rebalance | Roll:
         """Have a process do the work; whoever waits for it may be cancelled, and then the process stops early."""
         if self._closed:
             raise Unavailable("the service is shutting down")
@@ -204,7 +221,7 @@ class PoolPlanner:
 
     async def _answer(
         self, worker: _Worker, snapshot: Snapshot, work: Work, allowed: Time
-    ) -> Decision | Room | MadeRoom | Evictions | Rebalance:
+    ) -> Decision | Room | MadeRoom | Evictions | Rebalance | Roll:
         try:
             reply = await self._order(worker, snapshot, work, allowed)
             if reply.result is None:  # it keeps another fleet than this process thought

@@ -16,9 +16,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from placement.model import Decision, Flavour, Host, Node, Policy, Request, Snapshot
 from placement.modes.moves import Evictions, Leaving, MadeRoom, Neighbours
-from placement.modes.plans import Limits, Rebalance
+from placement.modes.plans import Limits, Rebalance, Roll
 from placement.stop import Stop
-from service.planning.planner import count_room, evictions_verified, place_verified, rebalance_verified, room_verified
+from service.planning.planner import (
+    count_room,
+    evictions_verified,
+    place_verified,
+    rebalance_verified,
+    roll_verified,
+    room_verified,
+)
 
 if TYPE_CHECKING:
     from placement.modes.capacity import Room
@@ -101,7 +108,20 @@ class Balance:
         return rebalance_verified(snapshot, self.groups, self.limits, stop)
 
 
-Work = Place | CountRoom | MakeRoom | Evict | Balance
+@dataclass(frozen=True, slots=True)
+class RollHosts:
+    """Work: an order in which hosts are emptied, some at a time."""
+
+    groups: tuple[Neighbours, ...]
+    hosts: tuple[str, ...]
+    at_once: int
+
+    def run(self, snapshot: Snapshot, stop: Stop) -> Roll:
+        """The verified order. Raises InvariantViolation."""
+        return roll_verified(snapshot, self.groups, self.hosts, self.at_once, stop)
+
+
+Work = Place | CountRoom | MakeRoom | Evict | Balance | RollHosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +161,7 @@ class Reply:
     `stopped`: the work heard that it should end before it was done.
     """
 
-    result: Decision | Room | MadeRoom | Evictions | Rebalance | None
+    result: Decision | Room | MadeRoom | Evictions | Rebalance | Roll | None
     stopped: bool = False
 
 

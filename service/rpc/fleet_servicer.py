@@ -17,6 +17,7 @@ from service.app.fleet_feed import FleetFeed
 from service.app.host_requests import HostFilter
 from service.app.quarantine import Quarantine
 from service.app.rebalancing import Rebalancing
+from service.app.rolling import Rolls
 from service.app.room import RoomPlans
 from service.contract import heartbeat, pages, validation
 from service.contract.call import current_caller, seconds_left
@@ -29,6 +30,7 @@ from service.domain.fleet import HostState
 from service.errors import PlacementError
 from service.planning.decisions import DecisionLog
 from service.rpc.rebalance_calls import RebalanceCalls
+from service.rpc.roll_calls import RollCalls
 
 SERVICE = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name
 
@@ -36,7 +38,7 @@ _PART = 256 << 10
 """Characters of a dump in one message; each takes at most four bytes."""
 
 
-class FleetServicer(RebalanceCalls, fleet_pb2_grpc.FleetServiceServicer):
+class FleetServicer(RebalanceCalls, RollCalls, fleet_pb2_grpc.FleetServiceServicer):
     """Translates between the wire and `service.app.fleet`."""
 
     def __init__(
@@ -50,6 +52,7 @@ class FleetServicer(RebalanceCalls, fleet_pb2_grpc.FleetServiceServicer):
         decisions: DecisionLog,
         room: RoomPlans,
         rebalancing: Rebalancing,
+        rolls: Rolls,
         reachable: Reachable,
     ) -> None:
         """`reachable`: whether members of a zone can be reached from outside; it decides about their `url`."""
@@ -62,6 +65,7 @@ class FleetServicer(RebalanceCalls, fleet_pb2_grpc.FleetServiceServicer):
         self._decisions = decisions
         self._room = room
         self._rebalancing = rebalancing
+        self._rolls = rolls
         self._reachable = reachable
 
     async def CreateZone(  # noqa: N802

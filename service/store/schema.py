@@ -34,6 +34,8 @@ from service.store.schema_fleet import (
     hosts,
     image_copies,
     machine_seats,
+    rebalances,
+    rolls,
     zones,
 )
 
@@ -71,6 +73,7 @@ __all__ = [
     "rebalances",
     "requests",
     "retired",
+    "rolls",
     "secrets",
     "sessions",
     "settings",
@@ -281,17 +284,6 @@ bookings = Table(
     CheckConstraint("amount > 0", name="amount_positive"),
     Index(None, "host_uuid"),
     Index(None, "room"),
-)
-
-# Rebalances that were begun: members move for one while its row says that it is wanted.
-rebalances = Table(
-    "rebalances",
-    metadata,
-    Column("uuid", UUID, primary_key=True),
-    Column("created_at", BigInteger, nullable=False),
-    Column("wanted_until", BigInteger, nullable=False),
-    Column("called_off_at", BigInteger, nullable=False, default=0),
-    Column("body", Text, nullable=False),
 )
 
 # One row: what this database is. `cluster` is empty in a database of older versions until its next start.

@@ -1,4 +1,5 @@
-"""The part of `schema` about the fleet: zones, clusters, hosts, their devices and seats, and how hosts are fenced."""
+"""The part of `schema` about the fleet: zones, clusters, hosts, their devices and seats, how hosts are fenced, and what
+is moved for their sake."""
 
 from __future__ import annotations
 
@@ -237,4 +238,25 @@ fleet_events = Table(
     Column("uuid", UUID, nullable=False),
     Column("zone_uuid", UUID, nullable=False, default=""),
     Column("time", BigInteger, nullable=False),
+)
+
+# Rebalances that were begun: members move for one while its row says that it is wanted.
+rebalances = Table(
+    "rebalances",
+    metadata,
+    Column("uuid", UUID, primary_key=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("wanted_until", BigInteger, nullable=False),
+    Column("called_off_at", BigInteger, nullable=False, default=0),
+    Column("body", Text, nullable=False),
+)
+
+# Rolls that were begun: `ended_at` is 0 while one goes on.
+rolls = Table(
+    "rolls",
+    metadata,
+    Column("uuid", UUID, primary_key=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
 )

@@ -20,6 +20,7 @@ from prometheus_client import (
 )
 
 from service.telemetry.image_metrics import ImageMetrics
+from service.telemetry.roll_metrics import RollMetrics
 
 _PLAN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _GAP_BUCKETS = (0.0, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -201,12 +202,10 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
-        self.rebalances = Counter(
-            "corral_rebalances_total", "Rebalances: begun, called off.", ["outcome"], registry=registry
-        )
+        self.rebalances = Counter("corral_rebalances_total", "Begun, or called off.", ["outcome"], registry=registry)
         self.rebalance_moves = Counter(
             "corral_rebalance_moves_total",
-            "Members that were asked to move by a rebalance, by what for: a broken rule, or load.",
+            "Members that were asked to move: rule, load, roll.",
             ["cause"],
             registry=registry,
         )
@@ -346,6 +345,7 @@ class Metrics:
         )
 
         self.images = ImageMetrics(registry)
+        self.rolls = RollMetrics(registry)
 
     def _define_process(self) -> None:
         registry = self.registry

@@ -14,6 +14,7 @@ from service.domain.groups import Group
 from service.domain.rebalances import Rebalance, RebalanceMove
 from service.failpoints import failpoint
 from service.lifecycle.facts import RoomAsked
+from service.lifecycle.moving import MOVE_BASE_MS, longest_move
 from service.lifecycle.transitions import advance
 from service.planning.translate import seat
 from service.store import bookings, claims, fleet, groups, rebalances
@@ -21,7 +22,20 @@ from service.store.connection import Connection
 from service.transactions.changes import apply, refuse_older_copy
 from service.transactions.rooms import check_fits, places
 
-WHY = {"rule": "it is moved because a rule is broken where it is", "load": "it is moved from a host that is fuller"}
+WHY = {
+    "rule": "it is moved because a rule is broken where it is",
+    "load": "it is moved from a host that is fuller",
+    "roll": "its host is to be emptied for maintenance",
+}
+
+
+def patience(planned: Sequence[Group], moves: Sequence[RebalanceMove]) -> int:
+    """How long moves are wanted, ms: those of one group go one after another."""
+    longest: dict[str, int] = defaultdict(int)
+    of = {m.uuid: m for group in planned for m in group.instances}
+    for move in moves:
+        longest[move.group_uuid] += longest_move(of[move.instance_uuid])
+    return MOVE_BASE_MS + max(longest.values(), default=0)
 
 
 def begin(connection: Connection, planned: Sequence[Group], rebalance: Rebalance, now: int) -> None:

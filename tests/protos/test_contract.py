@@ -148,6 +148,11 @@ def test_every_method_of_the_api_is_declared() -> None:
         "CallOffRebalance",
         "GetRebalance",
         "ListRebalances",
+        "PlanRoll",
+        "RollHosts",
+        "CallOffRoll",
+        "GetRoll",
+        "ListRolls",
         "WatchFleet",
     }
     fleet |= {"ListDecisions", "DumpDecision", "ListQuarantine", "RemoveQuarantined", "AdoptQuarantined"}

@@ -17,9 +17,9 @@ from placement.constraints import Apart, AtMost, Near, Scope
 from placement.model import Assignment, Decision, Host, Node, Policy, Proof, Request, Snapshot, Status
 from placement.modes.capacity import Room
 from placement.modes.moves import Evictions, Leaving, MadeRoom, Neighbours
-from placement.modes.plans import Limits, Rebalance
+from placement.modes.plans import Limits, Rebalance, Roll
 from placement.stop import never
-from service.planning.planner import Planned, evictions_verified, rebalance_verified, room_verified
+from service.planning.planner import Planned, evictions_verified, rebalance_verified, roll_verified, room_verified
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -101,6 +101,23 @@ class FirstFitPlanner:
         plan = rebalance_verified(snapshot, groups, limits, never)
         self._world.point("planner.reply")
         self._world.stats["rebalances planned"] += bool(plan.moves)
+        await asyncio.sleep(self._world.random.uniform(0.0, 0.05))
+        return plan
+
+    async def roll(
+        self,
+        snapshot: Snapshot,
+        groups: Sequence[Neighbours],
+        hosts: Sequence[str],
+        at_once: int,
+        *,
+        budget_seconds: float,
+        answer_by: float = math.inf,
+    ) -> Roll:
+        """See service.planning.planner.Planner.roll: the real planner, without a clock."""
+        plan = roll_verified(snapshot, groups, hosts, at_once, never)
+        self._world.point("planner.reply")
+        self._world.stats["rolls planned"] += bool(plan.batches)
         await asyncio.sleep(self._world.random.uniform(0.0, 0.05))
         return plan
 

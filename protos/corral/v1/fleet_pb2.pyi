@@ -36,6 +36,8 @@ class _RebalanceCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Rebala
     """A rule is broken where the member is."""
     REBALANCE_CAUSE_LOAD: _RebalanceCause.ValueType  # 2
     """Its host is fuller than the other."""
+    REBALANCE_CAUSE_ROLL: _RebalanceCause.ValueType  # 3
+    """Its host is to be emptied by a roll."""
 
 class RebalanceCause(_RebalanceCause, metaclass=_RebalanceCauseEnumTypeWrapper):
     """What a move is for."""
@@ -46,7 +48,33 @@ REBALANCE_CAUSE_RULE: RebalanceCause.ValueType  # 1
 """A rule is broken where the member is."""
 REBALANCE_CAUSE_LOAD: RebalanceCause.ValueType  # 2
 """Its host is fuller than the other."""
+REBALANCE_CAUSE_ROLL: RebalanceCause.ValueType  # 3
+"""Its host is to be emptied by a roll."""
 Global___RebalanceCause: _TypeAlias = RebalanceCause  # noqa: Y015
+
+class _RollEnable:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RollEnableEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RollEnable.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLL_ENABLE_UNSPECIFIED: _RollEnable.ValueType  # 0
+    """The same as ROLL_ENABLE_WORD."""
+    ROLL_ENABLE_WORD: _RollEnable.ValueType  # 1
+    """Its operator, by EnableHost."""
+    ROLL_ENABLE_RESTART: _RollEnable.ValueType  # 2
+    """The service, once the host answers and is in another boot than the one in which it became empty. EnableHost does too."""
+
+class RollEnable(_RollEnable, metaclass=_RollEnableEnumTypeWrapper):
+    """Who enables a host again that a roll has emptied."""
+
+ROLL_ENABLE_UNSPECIFIED: RollEnable.ValueType  # 0
+"""The same as ROLL_ENABLE_WORD."""
+ROLL_ENABLE_WORD: RollEnable.ValueType  # 1
+"""Its operator, by EnableHost."""
+ROLL_ENABLE_RESTART: RollEnable.ValueType  # 2
+"""The service, once the host answers and is in another boot than the one in which it became empty. EnableHost does too."""
+Global___RollEnable: _TypeAlias = RollEnable  # noqa: Y015
 
 @_typing.final
 class Zone(_message.Message):
@@ -3776,3 +3804,447 @@ class ListRebalancesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRebalancesResponse: _TypeAlias = ListRebalancesResponse  # noqa: Y015
+
+@_typing.final
+class PlanRollRequest(_message.Message):
+    """Which hosts to empty, and how many at a time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ZONE_UUID_FIELD_NUMBER: _builtins.int
+    CLUSTER_UUID_FIELD_NUMBER: _builtins.int
+    HOST_UUIDS_FIELD_NUMBER: _builtins.int
+    AT_ONCE_FIELD_NUMBER: _builtins.int
+    zone_uuid: _builtins.str
+    """Only hosts of this zone. Empty means any. Hosts that are not enabled, or do not answer, are left out."""
+    cluster_uuid: _builtins.str
+    """Only hosts of this cluster. Empty means any."""
+    at_once: _builtins.int
+    """How many hosts are emptied at a time, at most. 0 means 1."""
+    @_builtins.property
+    def host_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """These hosts, instead of all of a zone or a cluster."""
+
+    def __init__(
+        self,
+        *,
+        zone_uuid: _builtins.str = ...,
+        cluster_uuid: _builtins.str = ...,
+        host_uuids: _abc.Iterable[_builtins.str] | None = ...,
+        at_once: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_once", b"at_once", "cluster_uuid", b"cluster_uuid", "host_uuids", b"host_uuids", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanRollRequest: _TypeAlias = PlanRollRequest  # noqa: Y015
+
+@_typing.final
+class PlanRollResponse(_message.Message):
+    """An order in which hosts are emptied, each once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCHES_FIELD_NUMBER: _builtins.int
+    LEFT_HOST_UUIDS_FIELD_NUMBER: _builtins.int
+    LEAST_MOVES_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    STUCK_HOST_UUID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    STOPPED_FIELD_NUMBER: _builtins.int
+    least_moves: _builtins.int
+    """No order has fewer moves than this."""
+    proof: _placement_pb2.PlacementProof.ValueType
+    """Optimal where the order has no more. Infeasible where no order and no moves within its zone can empty the stuck host.
+    Not stated where no order was found, though one may exist.
+    """
+    stuck_host_uuid: _builtins.str
+    """The host that keeps the order from being found. Empty where it was found."""
+    reason: _builtins.str
+    """Why its members find no room."""
+    stopped: _builtins.bool
+    """Whether the search ended for want of time."""
+    @_builtins.property
+    def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___RollBatch]:
+        """Which hosts are emptied together, in this order. Where one is stuck: those before it."""
+
+    @_builtins.property
+    def left_host_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The hosts that are in no batch. Empty where the whole order was found."""
+
+    def __init__(
+        self,
+        *,
+        batches: _abc.Iterable[Global___RollBatch] | None = ...,
+        left_host_uuids: _abc.Iterable[_builtins.str] | None = ...,
+        least_moves: _builtins.int = ...,
+        proof: _placement_pb2.PlacementProof.ValueType = ...,
+        stuck_host_uuid: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        stopped: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "least_moves", b"least_moves", "left_host_uuids", b"left_host_uuids", "proof", b"proof", "reason", b"reason", "stopped", b"stopped", "stuck_host_uuid", b"stuck_host_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanRollResponse: _TypeAlias = PlanRollResponse  # noqa: Y015
+
+@_typing.final
+class RollBatch(_message.Message):
+    """Hosts that are emptied together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_UUIDS_FIELD_NUMBER: _builtins.int
+    MOVES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def host_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The hosts' UUIDs. They take nobody while their members leave."""
+
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoomMove]:
+        """Who leaves them. `live`: it keeps running on the way; who does not is stopped, and placed anew."""
+
+    def __init__(
+        self,
+        *,
+        host_uuids: _abc.Iterable[_builtins.str] | None = ...,
+        moves: _abc.Iterable[Global___RoomMove] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_uuids", b"host_uuids", "moves", b"moves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollBatch: _TypeAlias = RollBatch  # noqa: Y015
+
+@_typing.final
+class RollHostsRequest(_message.Message):
+    """Which hosts to empty, how many at a time, and who enables them again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ZONE_UUID_FIELD_NUMBER: _builtins.int
+    CLUSTER_UUID_FIELD_NUMBER: _builtins.int
+    HOST_UUIDS_FIELD_NUMBER: _builtins.int
+    AT_ONCE_FIELD_NUMBER: _builtins.int
+    ENABLE_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    zone_uuid: _builtins.str
+    """Only hosts of this zone. Empty means any. Hosts that are not enabled, or do not answer, are left out."""
+    cluster_uuid: _builtins.str
+    """Only hosts of this cluster. Empty means any."""
+    at_once: _builtins.int
+    """How many hosts are emptied at a time, at most. 0 means 1."""
+    enable: Global___RollEnable.ValueType
+    """Who enables a host again."""
+    validate_only: _builtins.bool
+    """Whether only to check the request and to write nothing."""
+    request_id: _builtins.str
+    """The caller's name for this request: repeating it answers with the roll that it began."""
+    @_builtins.property
+    def host_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """These hosts, instead of all of a zone or a cluster."""
+
+    def __init__(
+        self,
+        *,
+        zone_uuid: _builtins.str = ...,
+        cluster_uuid: _builtins.str = ...,
+        host_uuids: _abc.Iterable[_builtins.str] | None = ...,
+        at_once: _builtins.int = ...,
+        enable: Global___RollEnable.ValueType = ...,
+        validate_only: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_once", b"at_once", "cluster_uuid", b"cluster_uuid", "enable", b"enable", "host_uuids", b"host_uuids", "request_id", b"request_id", "validate_only", b"validate_only", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollHostsRequest: _TypeAlias = RollHostsRequest  # noqa: Y015
+
+@_typing.final
+class RollHostsResponse(_message.Message):
+    """The roll that was begun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inventory(self) -> Global___Roll:
+        """As it is now."""
+
+    @_builtins.property
+    def plan(self) -> Global___PlanRollResponse:
+        """The order that was found. None where the request was repeated."""
+
+    def __init__(
+        self,
+        *,
+        inventory: Global___Roll | None = ...,
+        plan: Global___PlanRollResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory", "plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory", "plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollHostsResponse: _TypeAlias = RollHostsResponse  # noqa: Y015
+
+@_typing.final
+class Roll(_message.Message):
+    """A roll."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    CREATE_DATE_FIELD_NUMBER: _builtins.int
+    END_DATE_FIELD_NUMBER: _builtins.int
+    CALLED_OFF_FIELD_NUMBER: _builtins.int
+    AT_ONCE_FIELD_NUMBER: _builtins.int
+    ENABLE_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """Its UUID."""
+    called_off: _builtins.bool
+    """Whether it was called off."""
+    at_once: _builtins.int
+    """How many hosts are emptied at a time."""
+    enable: Global___RollEnable.ValueType
+    """Who enables a host again."""
+    reason: _builtins.str
+    """Why the next hosts are not begun. Empty where nothing keeps them."""
+    @_builtins.property
+    def create_date(self) -> _timestamp_pb2.Timestamp:
+        """When it was begun."""
+
+    @_builtins.property
+    def end_date(self) -> _timestamp_pb2.Timestamp:
+        """When its last host was enabled again. None while it goes on."""
+
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RollHost]:
+        """Its hosts, in the order that was found at first."""
+
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        create_date: _timestamp_pb2.Timestamp | None = ...,
+        end_date: _timestamp_pb2.Timestamp | None = ...,
+        called_off: _builtins.bool = ...,
+        at_once: _builtins.int = ...,
+        enable: Global___RollEnable.ValueType = ...,
+        hosts: _abc.Iterable[Global___RollHost] | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "end_date", b"end_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_once", b"at_once", "called_off", b"called_off", "create_date", b"create_date", "enable", b"enable", "end_date", b"end_date", "hosts", b"hosts", "reason", b"reason", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Roll: _TypeAlias = Roll  # noqa: Y015
+
+@_typing.final
+class RollHost(_message.Message):
+    """A host of a roll."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_UUID_FIELD_NUMBER: _builtins.int
+    HOST_NAME_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    host_uuid: _builtins.str
+    """Its UUID."""
+    host_name: _builtins.str
+    """Its name."""
+    stage: _builtins.str
+    """`waiting`, `moving` (closed; its members move), `draining` (under maintenance), `drained` (empty, until it is enabled) or
+    `done`.
+    """
+    reason: _builtins.str
+    """Why it was not emptied."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """When it came to this stage. None while it waits."""
+
+    def __init__(
+        self,
+        *,
+        host_uuid: _builtins.str = ...,
+        host_name: _builtins.str = ...,
+        stage: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_name", b"host_name", "host_uuid", b"host_uuid", "reason", b"reason", "since", b"since", "stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollHost: _TypeAlias = RollHost  # noqa: Y015
+
+@_typing.final
+class GetRollRequest(_message.Message):
+    """Which roll to return."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """Its UUID."""
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRollRequest: _TypeAlias = GetRollRequest  # noqa: Y015
+
+@_typing.final
+class GetRollResponse(_message.Message):
+    """One roll."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inventory(self) -> Global___Roll:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        inventory: Global___Roll | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRollResponse: _TypeAlias = GetRollResponse  # noqa: Y015
+
+@_typing.final
+class ListRollsRequest(_message.Message):
+    """Which page of the rolls to return."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many rolls at most. 0 means 100; more than 1000 counts as 1000; a negative number is refused."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before. Empty means the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRollsRequest: _TypeAlias = ListRollsRequest  # noqa: Y015
+
+@_typing.final
+class ListRollsResponse(_message.Message):
+    """A page of rolls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """What to ask for the next page with. Empty on the last page."""
+    @_builtins.property
+    def inventories(self) -> _containers.RepeatedCompositeFieldContainer[Global___Roll]:
+        """The rolls, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        inventories: _abc.Iterable[Global___Roll] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventories", b"inventories", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRollsResponse: _TypeAlias = ListRollsResponse  # noqa: Y015
+
+@_typing.final
+class CallOffRollRequest(_message.Message):
+    """Which roll to call off."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """Its UUID."""
+    validate_only: _builtins.bool
+    """Whether only to check the request and to write nothing."""
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallOffRollRequest: _TypeAlias = CallOffRollRequest  # noqa: Y015
+
+@_typing.final
+class CallOffRollResponse(_message.Message):
+    """The roll that was called off."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inventory(self) -> Global___Roll:
+        """As it is now: hosts that are under maintenance are still its own."""
+
+    def __init__(
+        self,
+        *,
+        inventory: Global___Roll | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallOffRollResponse: _TypeAlias = CallOffRollResponse  # noqa: Y015

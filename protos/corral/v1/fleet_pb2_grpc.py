@@ -200,6 +200,31 @@ class FleetServiceStub:
                 request_serializer=corral_dot_v1_dot_fleet__pb2.CallOffRebalanceRequest.SerializeToString,
                 response_deserializer=corral_dot_v1_dot_fleet__pb2.CallOffRebalanceResponse.FromString,
                 _registered_method=True)
+        self.PlanRoll = channel.unary_unary(
+                '/corral.v1.FleetService/PlanRoll',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.PlanRollRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.PlanRollResponse.FromString,
+                _registered_method=True)
+        self.RollHosts = channel.unary_unary(
+                '/corral.v1.FleetService/RollHosts',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.RollHostsRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.RollHostsResponse.FromString,
+                _registered_method=True)
+        self.GetRoll = channel.unary_unary(
+                '/corral.v1.FleetService/GetRoll',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.GetRollRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.GetRollResponse.FromString,
+                _registered_method=True)
+        self.ListRolls = channel.unary_unary(
+                '/corral.v1.FleetService/ListRolls',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.ListRollsRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.ListRollsResponse.FromString,
+                _registered_method=True)
+        self.CallOffRoll = channel.unary_unary(
+                '/corral.v1.FleetService/CallOffRoll',
+                request_serializer=corral_dot_v1_dot_fleet__pb2.CallOffRollRequest.SerializeToString,
+                response_deserializer=corral_dot_v1_dot_fleet__pb2.CallOffRollResponse.FromString,
+                _registered_method=True)
         self.ListDecisions = channel.unary_unary(
                 '/corral.v1.FleetService/ListDecisions',
                 request_serializer=corral_dot_v1_dot_fleet__pb2.ListDecisionsRequest.SerializeToString,
@@ -467,6 +492,45 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanRoll(self, request, context):
+        """Finds out in which order hosts can be emptied for maintenance, some at a time, each once, and which members would move
+        where. The whole order is found, on the fleet as it is, or the host is told that keeps it from being. Nothing is moved.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollHosts(self, request, context):
+        """Begins a roll once its whole order was found: hosts are closed and emptied, and put under maintenance, some at a time.
+        The next ones are begun once all of these are enabled again, and the order of all that are left was found anew; until
+        then the roll waits, and says why. It goes on whether anybody watches or not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRoll(self, request, context):
+        """Returns one roll as it is now: how far each of its hosts is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRolls(self, request, context):
+        """Returns rolls that were begun page by page, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CallOffRoll(self, request, context):
+        """Calls a roll off. No further host is begun. Hosts whose members have seats kept elsewhere are enabled again, and who has
+        not moved stays; those that are under maintenance stay so until they are enabled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDecisions(self, request, context):
         """Returns what the process that answers has planned lately, the newest first. It keeps a few dozen decisions in memory;
         where several processes share a database, each tells its own.
@@ -653,6 +717,31 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.CallOffRebalance,
                     request_deserializer=corral_dot_v1_dot_fleet__pb2.CallOffRebalanceRequest.FromString,
                     response_serializer=corral_dot_v1_dot_fleet__pb2.CallOffRebalanceResponse.SerializeToString,
+            ),
+            'PlanRoll': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanRoll,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.PlanRollRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.PlanRollResponse.SerializeToString,
+            ),
+            'RollHosts': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollHosts,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.RollHostsRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.RollHostsResponse.SerializeToString,
+            ),
+            'GetRoll': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRoll,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.GetRollRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.GetRollResponse.SerializeToString,
+            ),
+            'ListRolls': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRolls,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.ListRollsRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.ListRollsResponse.SerializeToString,
+            ),
+            'CallOffRoll': grpc.unary_unary_rpc_method_handler(
+                    servicer.CallOffRoll,
+                    request_deserializer=corral_dot_v1_dot_fleet__pb2.CallOffRollRequest.FromString,
+                    response_serializer=corral_dot_v1_dot_fleet__pb2.CallOffRollResponse.SerializeToString,
             ),
             'ListDecisions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDecisions,
@@ -1540,6 +1629,141 @@ class FleetService:
             '/corral.v1.FleetService/CallOffRebalance',
             corral_dot_v1_dot_fleet__pb2.CallOffRebalanceRequest.SerializeToString,
             corral_dot_v1_dot_fleet__pb2.CallOffRebalanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanRoll(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/PlanRoll',
+            corral_dot_v1_dot_fleet__pb2.PlanRollRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.PlanRollResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollHosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/RollHosts',
+            corral_dot_v1_dot_fleet__pb2.RollHostsRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.RollHostsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRoll(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/GetRoll',
+            corral_dot_v1_dot_fleet__pb2.GetRollRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.GetRollResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRolls(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/ListRolls',
+            corral_dot_v1_dot_fleet__pb2.ListRollsRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.ListRollsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CallOffRoll(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.FleetService/CallOffRoll',
+            corral_dot_v1_dot_fleet__pb2.CallOffRollRequest.SerializeToString,
+            corral_dot_v1_dot_fleet__pb2.CallOffRollResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -133,6 +133,23 @@ class FleetServiceStub:
     """Returns rebalances that were begun page by page, the newest first."""
     CallOffRebalance: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CallOffRebalanceRequest, _fleet_pb2.CallOffRebalanceResponse]
     """Calls a rebalance off. Who has not begun to move stays, and who is under way is taken back where that is possible."""
+    PlanRoll: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.PlanRollRequest, _fleet_pb2.PlanRollResponse]
+    """Finds out in which order hosts can be emptied for maintenance, some at a time, each once, and which members would move
+    where. The whole order is found, on the fleet as it is, or the host is told that keeps it from being. Nothing is moved.
+    """
+    RollHosts: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.RollHostsRequest, _fleet_pb2.RollHostsResponse]
+    """Begins a roll once its whole order was found: hosts are closed and emptied, and put under maintenance, some at a time.
+    The next ones are begun once all of these are enabled again, and the order of all that are left was found anew; until
+    then the roll waits, and says why. It goes on whether anybody watches or not.
+    """
+    GetRoll: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetRollRequest, _fleet_pb2.GetRollResponse]
+    """Returns one roll as it is now: how far each of its hosts is."""
+    ListRolls: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListRollsRequest, _fleet_pb2.ListRollsResponse]
+    """Returns rolls that were begun page by page, the newest first."""
+    CallOffRoll: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CallOffRollRequest, _fleet_pb2.CallOffRollResponse]
+    """Calls a roll off. No further host is begun. Hosts whose members have seats kept elsewhere are enabled again, and who has
+    not moved stays; those that are under maintenance stay so until they are enabled.
+    """
     ListDecisions: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListDecisionsRequest, _fleet_pb2.ListDecisionsResponse]
     """Returns what the process that answers has planned lately, the newest first. It keeps a few dozen decisions in memory;
     where several processes share a database, each tells its own.
@@ -251,6 +268,23 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """Returns rebalances that were begun page by page, the newest first."""
     CallOffRebalance: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CallOffRebalanceRequest, _fleet_pb2.CallOffRebalanceResponse]  # type: ignore[assignment]
     """Calls a rebalance off. Who has not begun to move stays, and who is under way is taken back where that is possible."""
+    PlanRoll: _aio.UnaryUnaryMultiCallable[_fleet_pb2.PlanRollRequest, _fleet_pb2.PlanRollResponse]  # type: ignore[assignment]
+    """Finds out in which order hosts can be emptied for maintenance, some at a time, each once, and which members would move
+    where. The whole order is found, on the fleet as it is, or the host is told that keeps it from being. Nothing is moved.
+    """
+    RollHosts: _aio.UnaryUnaryMultiCallable[_fleet_pb2.RollHostsRequest, _fleet_pb2.RollHostsResponse]  # type: ignore[assignment]
+    """Begins a roll once its whole order was found: hosts are closed and emptied, and put under maintenance, some at a time.
+    The next ones are begun once all of these are enabled again, and the order of all that are left was found anew; until
+    then the roll waits, and says why. It goes on whether anybody watches or not.
+    """
+    GetRoll: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetRollRequest, _fleet_pb2.GetRollResponse]  # type: ignore[assignment]
+    """Returns one roll as it is now: how far each of its hosts is."""
+    ListRolls: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListRollsRequest, _fleet_pb2.ListRollsResponse]  # type: ignore[assignment]
+    """Returns rolls that were begun page by page, the newest first."""
+    CallOffRoll: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CallOffRollRequest, _fleet_pb2.CallOffRollResponse]  # type: ignore[assignment]
+    """Calls a roll off. No further host is begun. Hosts whose members have seats kept elsewhere are enabled again, and who has
+    not moved stays; those that are under maintenance stay so until they are enabled.
+    """
     ListDecisions: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListDecisionsRequest, _fleet_pb2.ListDecisionsResponse]  # type: ignore[assignment]
     """Returns what the process that answers has planned lately, the newest first. It keeps a few dozen decisions in memory;
     where several processes share a database, each tells its own.
@@ -526,6 +560,48 @@ class FleetServiceServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.CallOffRebalanceResponse, _abc.Awaitable[_fleet_pb2.CallOffRebalanceResponse]]:
         """Calls a rebalance off. Who has not begun to move stays, and who is under way is taken back where that is possible."""
+
+    def PlanRoll(
+        self,
+        request: _fleet_pb2.PlanRollRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.PlanRollResponse, _abc.Awaitable[_fleet_pb2.PlanRollResponse]]:
+        """Finds out in which order hosts can be emptied for maintenance, some at a time, each once, and which members would move
+        where. The whole order is found, on the fleet as it is, or the host is told that keeps it from being. Nothing is moved.
+        """
+
+    def RollHosts(
+        self,
+        request: _fleet_pb2.RollHostsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.RollHostsResponse, _abc.Awaitable[_fleet_pb2.RollHostsResponse]]:
+        """Begins a roll once its whole order was found: hosts are closed and emptied, and put under maintenance, some at a time.
+        The next ones are begun once all of these are enabled again, and the order of all that are left was found anew; until
+        then the roll waits, and says why. It goes on whether anybody watches or not.
+        """
+
+    def GetRoll(
+        self,
+        request: _fleet_pb2.GetRollRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.GetRollResponse, _abc.Awaitable[_fleet_pb2.GetRollResponse]]:
+        """Returns one roll as it is now: how far each of its hosts is."""
+
+    def ListRolls(
+        self,
+        request: _fleet_pb2.ListRollsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ListRollsResponse, _abc.Awaitable[_fleet_pb2.ListRollsResponse]]:
+        """Returns rolls that were begun page by page, the newest first."""
+
+    def CallOffRoll(
+        self,
+        request: _fleet_pb2.CallOffRollRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.CallOffRollResponse, _abc.Awaitable[_fleet_pb2.CallOffRollResponse]]:
+        """Calls a roll off. No further host is begun. Hosts whose members have seats kept elsewhere are enabled again, and who has
+        not moved stays; those that are under maintenance stay so until they are enabled.
+        """
 
     def ListDecisions(
         self,

@@ -9,7 +9,11 @@ from service.app.rebalancing import Outcome, Progress, RebalancePlan, RebalanceV
 from service.contract.convert.inventory import Reachable, instance, proof, timestamp
 from service.domain.rebalances import DEFAULT_LEAST_GAIN, DEFAULT_MOVES, DEFAULT_THRESHOLD, RebalanceMove, RebalanceWish
 
-_CAUSES = {"rule": fleet_pb2.REBALANCE_CAUSE_RULE, "load": fleet_pb2.REBALANCE_CAUSE_LOAD}
+_CAUSES = {
+    "rule": fleet_pb2.REBALANCE_CAUSE_RULE,
+    "load": fleet_pb2.REBALANCE_CAUSE_LOAD,
+    "roll": fleet_pb2.REBALANCE_CAUSE_ROLL,
+}
 _PER_PERCENT = 10
 
 

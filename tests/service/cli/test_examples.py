@@ -96,6 +96,7 @@ corral catalog edit chat-model changes.yaml
 corral catalog remove chat-model
 corral capacity --cpu 4 --memory 16GiB
 corral rebalance --zone zone-1 --run
+corral roll --zone zone-1 --at-once 2
 corral usage
 corral audit --since 1h --limit 20
 corral secret

@@ -44,7 +44,7 @@ SERVICES = [
 ]
 METHODS: Mapping[str, MethodDescriptor] = {method.name: method for service in SERVICES for method in service.methods}
 # A GET changes nothing; a plan is a POST because its request is large.
-PLANS = {"PlanDistributedModelService", "PlanRoom", "PlanRebalance"}
+PLANS = {"PlanDistributedModelService", "PlanRoom", "PlanRebalance", "PlanRoll"}
 CHANGING = {rule.method for rule in rules(SERVICES) if rule.verb != "GET"} - PLANS
 NODE = {"uuid": ENTRY, "zone_uuid": ZONE, "cpu_num": 1, "memory_size": GIB, "name": "n", "type": "VirtualMachine"}
 
@@ -110,9 +110,7 @@ class Recorder:
 
 def _made(answer: Any) -> str:
     told = answer.event if hasattr(answer, "event") else answer
-    found = told.final if hasattr(told, "final") else told.inventory
-    uuid: str = found.uuid
-    return uuid
+    return str((told.final if hasattr(told, "final") else told.inventory).uuid)
 
 
 async def groups(calls: Recorder) -> None:
@@ -168,7 +166,7 @@ async def the_fleet(calls: Recorder) -> None:
 
 
 async def a_rebalance(calls: Recorder) -> None:
-    """Two hosts of which one is full: a member moves, and what is over is called off."""
+    """Two hosts of which one is full: a member moves, and what is over is called off; so is a roll."""
     lab = calls.lab
     other = fleet_pb2.DisableHostRequest(uuid=lab.uuid_of("host-2"))
     await lab.fleet.DisableHost(other)
@@ -176,6 +174,8 @@ async def a_rebalance(calls: Recorder) -> None:
     await lab.fleet.EnableHost(fleet_pb2.EnableHostRequest(uuid=other.uuid))
     begun = _made(await calls.call("RebalanceHosts", request_id="even-1"))
     await calls.call("CallOffRebalance", begun, uuid=begun)
+    begun = _made(await calls.call("RollHosts", host_uuids=[other.uuid], request_id="roll-1"))
+    await calls.call("CallOffRoll", begun, uuid=begun)
     async for _ in lab.deploy.DeleteInstanceGroup(deploy_pb2.DeleteInstanceGroupRequest(uuid=group.uuid)):
         pass
 

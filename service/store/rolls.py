@@ -1,0 +1,49 @@
+"""Rolls that were begun: which hosts they empty, and how far each is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, insert, select, tuple_, update
+
+from service.domain.rolls import Roll
+from service.errors import NotFound
+from service.store import schema
+from service.store.codec import decode, encode
+
+_ROWS = schema.rolls
+
+
+def add(connection: Connection, roll: Roll) -> None:
+    """Keep one that begins with this commit."""
+    values = {"uuid": roll.uuid, "created_at": roll.created_at, "ended_at": roll.ended_at, "body": encode(roll)}
+    connection.execute(insert(_ROWS).values(values))
+
+
+def put(connection: Connection, roll: Roll) -> None:
+    """Write one as it is now. The caller holds its lock."""
+    values = {"ended_at": roll.ended_at, "body": encode(roll)}
+    connection.execute(update(_ROWS).where(_ROWS.c.uuid == roll.uuid).values(values))
+
+
+def get(connection: Connection, uuid: str, *, lock: bool = False) -> Roll:
+    """One that was begun. Raises NotFound."""
+    query = select(_ROWS.c.body).where(_ROWS.c.uuid == uuid)
+    body = connection.scalar(query.with_for_update() if lock else query)
+    if body is None:
+        raise NotFound("roll", uuid)
+    return decode(Roll, body)
+
+
+def unended(connection: Connection) -> Sequence[Roll]:
+    """Those that go on, the oldest first."""
+    query = select(_ROWS.c.body).where(_ROWS.c.ended_at == 0).order_by(_ROWS.c.created_at, _ROWS.c.uuid)
+    return [decode(Roll, body) for body in connection.scalars(query)]
+
+
+def page(connection: Connection, after: tuple[int, str] | None, limit: int) -> Sequence[Roll]:
+    """Those that were begun, the newest first. `after`: the time (ms) and uuid of the last one of the page before."""
+    query = select(_ROWS.c.body).order_by(_ROWS.c.created_at.desc(), _ROWS.c.uuid.desc()).limit(limit)
+    if after is not None:
+        query = query.where(tuple_(_ROWS.c.created_at, _ROWS.c.uuid) < tuple_(*after))
+    return [decode(Roll, body) for body in connection.scalars(query)]
