@@ -1,4 +1,4 @@
-"""An operator who rebalances again and again, calls some of it off, and drains a host now and then."""
+"""An operator who rebalances and rolls again and again, calls some of it off, and drains a host now and then."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import contextlib
 from contextlib import aclosing
 
 from service.domain.rebalances import RebalanceWish
-from service.errors import Conflict, NotFound, Unavailable, Undecided
+from service.domain.rolls import RollEnable, RollStage, RollWish
+from service.errors import Conflict, InvalidArgument, NotFound, Unavailable, Undecided
 from tests.simulation.operators import ME, REFUSALS, Operator
 from tests.simulation.replica import Replica
 
@@ -17,6 +18,9 @@ class Balancer(Operator):
 
     async def _more(self) -> None:
         dice = self.world.random
+        if dice.random() < 0.5:
+            await self._roll()
+            return
         for _ in range(dice.choice((2, 3, 4, 6))):
             await self._rebalance()
             if dice.random() < 0.5:
@@ -24,6 +28,39 @@ class Balancer(Operator):
             await asyncio.sleep(dice.uniform(0.0, 5.0))
             if self._calm():
                 return
+
+    async def restore_fleet(self) -> None:
+        """At peace: no host is closed any more that is to be emptied."""
+        for (uuid,) in self.world.database.rows("SELECT uuid FROM rolls WHERE ended_at = 0 ORDER BY uuid"):
+            await self.insist(lambda r, uuid=uuid: r.rolls.call_off(ME, uuid), 10.0)  # type: ignore[misc]
+
+    async def _roll(self) -> None:
+        """Some hosts, or all: each is enabled once it is told to be empty, or sooner, or it is all called off."""
+        dice = self.world.random
+        self._requests += 1
+        request = f"roll-{self._requests}"
+        some = tuple(host.uuid for host in self._in_fleet() if dice.random() < 0.6)
+        wish = RollWish(host_uuids=some, at_once=dice.choice((1, 1, 2)), enable=dice.choice(tuple(RollEnable)))
+        self.world.note("roll", request)
+        try:
+            begun = await self.insist(lambda r: r.rolls.begin(ME, wish, request), 10.0, once=True, tries=20)
+        except (*REFUSALS, InvalidArgument, Undecided, Unavailable, Conflict) as refused:
+            self.world.note("roll refused", request, type(refused).__name__)
+            return
+        if begun is None:
+            return
+        self.world.stats["rolls begun"] += 1
+        for _ in range(dice.choice((5, 20, 40))):
+            await asyncio.sleep(dice.uniform(0.5, 3.0))
+            now = await self.insist(lambda r: r.rolls.get(begun.roll.uuid), 10.0)
+            if self._calm() or now is None or now.ended_at:
+                return
+            for host in now.under_way:
+                if host.stage is RollStage.DRAINED or dice.random() < 0.02:
+                    self.world.stats["hosts rolled"] += host.stage is RollStage.DRAINED
+                    await self.enable(host.uuid, tries=10)
+        self.world.note("roll called off", request)
+        await self.insist(lambda r: r.rolls.call_off(ME, begun.roll.uuid), 10.0)
 
     async def _rebalance(self) -> None:
         """All that can be gained, by however little; whoever gives up waiting gives up the report only."""

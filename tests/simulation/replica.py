@@ -18,6 +18,7 @@ from service.app.fleet import Fleet as FleetCases
 from service.app.groups import GroupLimits, Groups
 from service.app.quarantine import Quarantine
 from service.app.rebalancing import Rebalancing
+from service.app.rolling import Rolls
 from service.domain.catalog import ModelService
 from service.domain.cleaning import DEADLINE_MS, Wipe
 from service.domain.devices import DeviceRules
@@ -37,6 +38,7 @@ from service.reconcile.fencing import Fencer
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.owners import LeaseReaper
+from service.reconcile.rolling import Roller
 from service.reconcile.roster import Roster
 from service.reconcile.staging import Stagings
 from service.reconcile.sweep import Sweep
@@ -159,6 +161,7 @@ class Replica:
         self.groups: Groups
         self.evacuation: Evacuation
         self.rebalancing: Rebalancing
+        self.rolls: Rolls
         self.quarantine: Quarantine
         self.devices: Devices
         self.fleet_cases: FleetCases
@@ -211,6 +214,8 @@ class Replica:
         self.rebalancing = Rebalancing(
             store, feed, planner, self.clock, FleetReader(), calls.live_targets, metrics=metrics(), signals=signals
         )
+        self.rolls = Rolls(store, planner, self.clock, FleetReader(), calls.live_targets, signals=signals)
+        self.roller = Roller(store, planner, FleetReader(), calls.live_targets, custody, metrics(), self.clock, signals)
         self.fencer = Fencer(
             store, monitors, custody, metrics(), context.clock, self.process.name, self._switch,
             group_due=signals.group_due, new_uuid=world.new_uuid,
@@ -237,6 +242,8 @@ class Replica:
             self._fencing = asyncio.create_task(self.fencer.run(), name="fencing")
         if self.world.theme == "metal":
             self._cleaning = asyncio.create_task(self.cleaner.run(), name="cleaning")
+        if self.world.theme == "balance":
+            self._rolling = asyncio.create_task(self.roller.run(), name="rolls")
         if self.world.theme in FLEET_CHANGES:
             self._follows = asyncio.create_task(self._follow_fleet(), name="roster")
         self.serving = True

@@ -46,6 +46,26 @@ ROOM_PLANTS: tuple[Plant, ...] = (
         "            pass\n",
         theme="balance",
     ),
+    # --- rolls ---
+    one(
+        "a host of a roll counts as empty while somebody is on it",
+        "service.transactions.rolling",
+        "    if load.members or load.stale_claims:\n        return host\n    return replace(host, stage=S.DRAINED",
+        "    return replace(host, stage=S.DRAINED",
+        theme="balance",
+    ),
+    one(
+        "a roll's next hosts are begun before those before them are enabled again",
+        "service.transactions.rolling",
+        "roll.called_off_at or roll.under_way or not set(batch)",
+        "roll.called_off_at or not set(batch)",
+        Edit(
+            "service.reconcile.rolling",
+            "if roll.ended_at or roll.called_off_at or roll.under_way:",
+            "if roll.ended_at or roll.called_off_at:",
+        ),
+        theme="balance",
+    ),
     # --- groups that end for others ---
     one(
         "a group ends for one that is no more important",

@@ -1,5 +1,5 @@
-"""Judges room in the making, and rebalances: what is kept for some others do not claim, and nobody moves for what
-nobody wants.
+"""Judges room in the making, rolls, and rebalances: what is kept for some others do not claim, and nobody moves for
+what nobody wants.
 
 May not import anything of the service: what it expects is written down here a second time, on purpose.
 """
@@ -11,17 +11,21 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from tests.simulation.rolled import Rolled
+
 
 class Rooms:
     """Asked after every commit. `rows`: a query of the database."""
 
     def __init__(self, rows: Callable[..., list[tuple[Any, ...]]]) -> None:
         self._rows = rows
+        self._rolled = Rolled(rows)
         self._moving: set[str] = set()
         self._wanted: set[str] = set()
 
     def wrong(self, usable: Mapping[tuple[str, str], int]) -> Iterator[str]:
         """What is wrong now, in words. `usable`: (host, resource) -> amount."""
+        yield from self._rolled.wrong()
         plans = [json.loads(text)["plan"] for (text,) in self._rows("SELECT room FROM groups WHERE room IS NOT NULL")]
         plans = [plan for plan in plans if plan]
         moving = set(self._rows("SELECT uuid, room FROM instances WHERE move = 'going' AND room != ''"))
