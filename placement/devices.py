@@ -103,6 +103,14 @@ class Part:
 
     cells: tuple[tuple[int, ...], ...]
     pools: tuple[Pool, ...]
+    hashed: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hashed", hash((self.cells, self.pools)))
+
+    def __hash__(self) -> int:
+        """Worked out once: parts are looked up for every kind of every gang."""
+        return self.hashed
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +138,8 @@ def loose_of(demand: Mapping[str, int], devices: Sequence[Devices]) -> tuple[tup
 @lru_cache(maxsize=100_000)
 def most(part: Part, want: Want, limit: int) -> int:
     """How many such nodes the host takes by its cells and pools, at most ``limit``. Raises ``Undecided``."""
+    if not want.devices:
+        return _by_cells(part, want, limit)
     if (quick := _counted(part, want)) is not None:
         return min(quick, limit)
     found = 0
@@ -138,15 +148,29 @@ def most(part: Part, want: Want, limit: int) -> int:
     return found
 
 
+def _seats(part: Part, want: Want) -> list[int]:
+    """How many shares each cell gives."""
+    return [
+        min((have // size for have, size in zip(cell, want.share, strict=True) if size), default=MAX_AMOUNT)
+        for cell in part.cells
+    ]
+
+
+def _by_cells(part: Part, want: Want, limit: int) -> int:
+    """How many nodes without devices the cells take: so many that of each cell no more than one share of each node is
+    taken, which is enough (Gale 1957)."""
+    seats, found = _seats(part, want) if want.cells else [], limit
+    while want.cells and (shares := sum(min(seat, found) for seat in seats)) < want.cells * found:
+        found = shares // want.cells
+    return found
+
+
 def _counted(part: Part, want: Want) -> int | None:
     """The same by counting, where a node takes of one bin alone; None elsewhere."""
     if len(want.devices) != 1 or want.cells > 1 or (want.devices[0].resource == DEVICES and want.loose):
         return None
     one = want.devices[0]
-    seats = [
-        min((have // size for have, size in zip(cell, want.share, strict=True) if size), default=MAX_AMOUNT)
-        for cell in (part.cells if want.cells else ())
-    ]
+    seats = _seats(part, want) if want.cells else []
     bins: dict[tuple[int | None, str], int] = {}
     for pool in part.pools:
         if is_of(pool.resource, one.resource) and (pool.partition or not one.joint):
@@ -155,10 +179,10 @@ def _counted(part: Part, want: Want) -> int | None:
     if not one.local:
         devices = sum(free // one.count for free in bins.values())
         return min(devices, sum(seats)) if want.cells else devices
-    return sum(
-        min(seat, sum(free // one.count for (of, _), free in bins.items() if of == cell))
-        for cell, seat in enumerate(seats)
-    )
+    of_cell: dict[int | None, int] = {}
+    for (cell, _), free in bins.items():
+        of_cell[cell] = of_cell.get(cell, 0) + free // one.count
+    return sum(min(seat, of_cell.get(cell, 0)) for cell, seat in enumerate(seats))
 
 
 def arrange(part: Part, wants: Sequence[Want]) -> tuple[Got, ...] | None:

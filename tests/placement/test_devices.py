@@ -11,6 +11,7 @@ import pytest
 
 from placement.check import check
 from placement.codec import read_request, read_snapshot, write_request, write_snapshot
+from placement.devices import Part, Want, arrange, most
 from placement.engine import place
 from placement.model import (
     Cell,
@@ -316,3 +317,21 @@ def test_what_is_kept_of_parts_is_as_if_made_anew() -> None:
             assert kept.parts()[0][kept.parts()[1][row]] == anew.parts()[0][anew.parts()[1][row]]
         names, cells = kept.cells()
         assert (names, cells.tolist()) == (anew.cells()[0], anew.cells()[1].tolist()) or cells.shape[1] > 2
+
+
+def test_seats_are_counted_as_they_would_be_tried() -> None:
+    """What is told of one kind by counting is what a search finds, with and without devices, over one cell and more."""
+    r = random.Random(7)
+    for _ in range(300):
+        cells = tuple((r.randint(0, 6), r.randint(0, 6)) for _ in range(r.randint(1, 3)))
+        pools = tuple(
+            Pool("gpu.a", r.randint(0, 4), 0, r.choice([None, *range(len(cells))]), r.choice(["", "x", "y"]))
+            for _ in range(r.randint(1, 4))
+        )
+        over = r.randint(0, 2)
+        wish = Devices("gpu.a", r.randint(1, 2), bool(over) and r.random() < 0.5, r.random() < 0.5)
+        share = (r.randint(0, 2), r.randint(0, 2)) if over else ()
+        want, part = Want(over, share, (wish,) if r.random() < 0.7 else ()), Part(cells, pools)
+        found = most(part, want, 5)
+        assert arrange(part, (want,) * found) is not None, (part, want, found)
+        assert found == 5 or arrange(part, (want,) * (found + 1)) is None, (part, want, found)
