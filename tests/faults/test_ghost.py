@@ -65,7 +65,7 @@ class Cutter(threading.Thread):
         while self.victim is None and time.monotonic() < deadline:
             for hypervisor in self._lab:
                 for path in (hypervisor.directory / "run/libvirt/qemu").glob("corral-*.xml"):
-                    if _STARTING in path.read_text():
+                    if _STARTING in _text(path):
                         self._cut(hypervisor, path.stem)
 
     def _cut(self, hypervisor: Hypervisor, name: str) -> None:
@@ -74,6 +74,14 @@ class Cutter(threading.Thread):
         self._pids[hypervisor.name] = hypervisor.daemon_pid()
         if state_of(hypervisor, name) == GHOST:  # otherwise QEMU had started, and the kill came too late
             self.victim, self.name_of_domain = hypervisor, name
+
+
+def _text(path: Path) -> str:
+    """What a file of libvirt's says; nothing where libvirt has just taken it away."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def state_of(hypervisor: Hypervisor, name: str) -> tuple[int, int] | None:
