@@ -250,6 +250,7 @@ class Service:
             anonymous_loopback=config.anonymous is Anonymous.LOOPBACK and config.server.on_loopback,
             signals=self.signals,
             used=self.used.of,
+            image_copies_budget=config.image_copies_budget,
         )
         self.catalog = Catalog(
             self.store, wall_clock, config.image_directory, signals=self.signals, secrets=self._known_secrets

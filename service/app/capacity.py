@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
+from service.app.host_images import HostImages
 from service.domain.cells import Cell, by_cell, kept, resource_of, without_cells
 from service.domain.devices import Device, DeviceState
 from service.domain.fencing import Fence, Verdict
@@ -19,7 +20,8 @@ class HostView:
     """A host, what it carries, the policy that holds for it (the fleet's, with the zone's over it, and its own over
     both), whose claims it has, and its devices. `fence`: the last one by its BMC; `verdict`: what is thought of it
     while it is silent and may be fenced by itself. `held`: what of it machines in quarantine hold. `used`: what its
-    guests take just now, as far as it was measured, which makes no other view."""
+    guests take just now, as far as it was measured, which makes no other view. `images`: None where they were not
+    read."""
 
     host: Host
     load: HostLoad
@@ -30,6 +32,7 @@ class HostView:
     verdict: Verdict | None = None
     held: Mapping[str, int] = field(default_factory=dict)
     used: Mapping[str, float] = field(default_factory=dict, compare=False)
+    images: HostImages | None = None
 
 
 @dataclass(frozen=True, slots=True)

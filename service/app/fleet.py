@@ -19,6 +19,7 @@ from service.app.capacity import FleetCapacity, HostView, carries, summed
 from service.app.clusters import Clusters, require_cluster
 from service.app.etags import require_etag
 from service.app.first_contact import Probe, first_contact, refuse_twin
+from service.app.host_images import images_on
 from service.app.host_requests import HostChange, HostFilter, HostUpdate, NewHost
 from service.app.paging import Page
 from service.app.zones import Zones
@@ -88,10 +89,11 @@ class Fleet(Zones, Clusters):
         anonymous_loopback: bool = False,
         signals: Signals | None = None,
         used: Callable[[str], Mapping[str, float]] = lambda _host_uuid: {},
+        image_copies_budget: int = 0,
     ) -> None:
         """`reader`: the process's own. `credentials`: name -> option of hosts -> the file that it names.
         `anonymous_loopback`: whoever reaches this machine's loopback is an administrator. `used`: what guests take of a
-        host just now."""
+        host just now. `image_copies_budget`: bytes, where neither a host nor its zone says another one; 0: any."""
         super().__init__(store, clock, new_uuid, signals or Signals())
         self._probe = probe
         self._planner = planner
@@ -99,6 +101,7 @@ class Fleet(Zones, Clusters):
         self._credentials = credentials or {}
         self._anonymous_loopback = anonymous_loopback
         self._used = used
+        self._image_copies_budget = image_copies_budget
 
     async def add_host(self, caller: Caller, request: NewHost, *, validate_only: bool = False) -> HostView:
         """Take a host into the fleet once it has answered; the same request id answers with the host that it made.
@@ -139,7 +142,12 @@ class Fleet(Zones, Clusters):
 
     async def get_host(self, uuid: str) -> HostView:
         """One host. Raises NotFound."""
-        return await self._store.read(lambda c: self._host_view(c, uuid))
+
+        def read(connection: Connection) -> HostView:
+            view = self._host_view(connection, uuid)
+            return replace(view, images=images_on(connection, view.host, self._image_copies_budget))
+
+        return await self._store.read(read)
 
     async def list_hosts(self, query: HostFilter, page_size: int, page_token: str) -> Page[HostView]:
         """Hosts by name. Raises InvalidArgument for a token that is not one, or of other filters."""

@@ -43,16 +43,19 @@ class NewZone:
     resource_uuid: str = ""
     request_id: str = ""
     network: Network = field(default_factory=Network)
+    image_copies_budget: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ZoneChange:
-    """What to change in a zone; None leaves it. `pools`: "first-last" each."""
+    """What to change in a zone; None leaves it. `pools`: "first-last" each. `image_copies_budget`: (None,) to let the
+    configuration say it."""
 
     description: str | None = None
     pools: tuple[str, ...] | None = None
     isolation: str | None = None
     reachable: tuple[str, ...] | None = None
+    image_copies_budget: tuple[int | None] | None = None
 
 
 class Zones:
@@ -79,7 +82,13 @@ class Zones:
             uuid = request.resource_uuid or self._new_uuid()
             if uuid in fleet.zones(connection):
                 raise AlreadyExists("zone", uuid)
-            zone = Zone(uuid, request.name, request.description, request.network)
+            zone = Zone(
+                uuid,
+                request.name,
+                request.description,
+                request.network,
+                image_copies_budget=request.image_copies_budget,
+            )
             fleet.put_zone(connection, zone, now=now)
             # Checked after writing: of two calls at once the later one waits for the other, and sees its zone.
             if wrong := _clashes(zone, fleet.zones(connection).values()):
@@ -115,7 +124,9 @@ class Zones:
             zone = fleet.zone(connection, uuid, lock=True)
             require_etag("zone", zone, etag)
             description = zone.description if change.description is None else change.description
-            wanted = replace(zone, description=description, network=_changed(zone.network, change))
+            (budget,) = change.image_copies_budget or (zone.image_copies_budget,)
+            network = _changed(zone.network, change)
+            wanted = replace(zone, description=description, network=network, image_copies_budget=budget)
             if wanted != zone:
                 fleet.put_zone(connection, wanted, now=now)
                 # Checked after writing, as for a new zone.

@@ -15,7 +15,7 @@ from service.cli.cleaning import clean, cleaning_lines
 from service.cli.command import Output, Session, output_option, verb, verb_group
 from service.cli.fencing import bmc_options, change_bmc, fence, said_bmc
 from service.cli.follow_up import Detached
-from service.cli.hosts import Stub, all_hosts, find_host
+from service.cli.hosts import Stub, all_hosts, find_host, image_lines
 from service.cli.listing import pages
 from service.cli.places import find_cluster, find_zone
 from service.cli.values import AMOUNT, PAIR, RATIO
@@ -53,7 +53,7 @@ def explain_host(session: Session) -> int:
 def show_host(session: Session, output: Output, host: str) -> int:
     """Show one host, by name or uuid: its capacities as bars, its labels and its members."""
     stub = session.stub(Stub)
-    found = find_host(stub, host)
+    found = stub.GetHost(fleet_pb2.GetHostRequest(uuid=find_host(stub, host).uuid)).inventory
     if not output.for_people:
         output.data(found, found.name)
         return errors.OK
@@ -71,7 +71,7 @@ def show_host(session: Session, output: Output, host: str) -> int:
     for title, value in [*facts.items(), *fencing_lines(found)]:
         if value:
             print(f"  {title}: {value}")
-    for line in host_lines(found):
+    for line in (*host_lines(found), *image_lines(found)):
         print(f"  {line}")
     for member in members:
         print(f"  {member.model_service_group_uuid}  {describe_member(member)}")

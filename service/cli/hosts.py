@@ -11,6 +11,7 @@ from corral.v1 import fleet_pb2, fleet_pb2_grpc
 from service.cli import errors, names
 from service.cli.bars import cells, devices, short_bar, totals_lines
 from service.cli.command import Output, Session, output_option, verb, verb_group
+from service.cli.explanation import size_text
 from service.cli.filter import Fields, Term, asks, filter_option, filtered
 from service.cli.fleet_watch import watch_hosts
 from service.cli.groups import Stub as GroupStub
@@ -246,6 +247,18 @@ def all_quarantined(stub: Stub, host_uuid: str = "") -> Iterator[fleet_pb2.Quara
             fleet_pb2.ListQuarantineRequest(host_uuid=host_uuid, page_size=500, page_token=token)
         )
     )
+
+
+def image_lines(host: fleet_pb2.Host) -> Iterator[str]:
+    """What copies of images take on it, and which there are."""
+    there = host.image_copies
+    of = f" of {size_text(there.budget)}" if there.budget else ""
+    if there.copies or of:
+        yield f"copies of images: {size_text(there.size)}{of}"
+    for one in there.copies:
+        so_far = f" ({size_text(one.received)} of it have come)" if one.status == "Arriving" else ""
+        used = moment_text(one.last_used_date)
+        yield f"  {one.image}: {size_text(one.size)}, {one.status}{so_far}, last used {used}"
 
 
 def find_host(stub: Stub, wanted: str) -> fleet_pb2.Host:

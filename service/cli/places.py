@@ -11,8 +11,10 @@ from corral.v1 import fleet_pb2, fleet_pb2_grpc
 
 from service.cli import errors, names
 from service.cli.command import Output, Session, output_option, verb, verb_group
+from service.cli.explanation import size_text
 from service.cli.listing import named, pages
 from service.cli.output import Columns
+from service.cli.values import SIZE
 
 Stub = fleet_pb2_grpc.FleetServiceStub
 _PAGE = 500
@@ -28,6 +30,12 @@ _ISOLATION = click.option(
 )
 _REACHABLE = click.option(
     "--reachable", multiple=True, metavar="CIDR", help="What all members may reach beside their group and the gateway."
+)
+_BUDGET = click.option(
+    "--image-budget",
+    type=SIZE,
+    default=None,
+    help="How much copies of images may take on each of its hosts, as 200GiB; 0: any.  [default: the service's]",
 )
 _DRY_RUN = click.option("--dry-run", "validate_only", is_flag=True, help="Only check it; nothing is changed.")
 
@@ -78,6 +86,12 @@ def _isolation(zone: fleet_pb2.Zone) -> str:
     return zone.network.isolation if zone.pools else "-"
 
 
+def _image_budget(zone: fleet_pb2.Zone) -> str:
+    if not zone.HasField("image_copies_budget"):
+        return "-"
+    return size_text(zone.image_copies_budget) if zone.image_copies_budget else "any"
+
+
 _ZONE_COLUMNS: Columns = (
     ("uuid", lambda zone: zone.uuid),
     ("name", lambda zone: zone.name),
@@ -85,6 +99,7 @@ _ZONE_COLUMNS: Columns = (
     ("network", _network),
     ("addresses free", _free),
     ("isolation", _isolation),
+    ("image budget", _image_budget),
     ("description", lambda zone: zone.description),
 )
 
@@ -112,12 +127,25 @@ def list_zones(session: Session, output: Output) -> int:
 @_POOL
 @_ISOLATION
 @_REACHABLE
+@_BUDGET
 @_DRY_RUN
-def add_zone(session: Session, output: Output, name: str, description: str, validate_only: bool, **network: Any) -> int:
+def add_zone(
+    session: Session,
+    output: Output,
+    name: str,
+    description: str,
+    image_budget: int | None,
+    validate_only: bool,
+    **network: Any,
+) -> int:
     """Make a zone."""
     network["pools"], network["isolation"] = network.pop("pool"), network["isolation"] or ""
     request = fleet_pb2.CreateZoneRequest(
-        name=name, description=description, validate_only=validate_only, request_id=uuid4().hex
+        name=name,
+        description=description,
+        image_copies_budget=image_budget,
+        validate_only=validate_only,
+        request_id=uuid4().hex,
     )
     if any(value for key, value in network.items() if key != "kind") or network["kind"] != "none":
         request.network.CopyFrom(fleet_pb2.ZoneNetwork(**network))
@@ -133,6 +161,8 @@ def add_zone(session: Session, output: Output, name: str, description: str, vali
 @_ISOLATION
 @_REACHABLE
 @click.option("--unreachable", is_flag=True, help="Nothing is to be reached beside groups and gateway.")
+@_BUDGET
+@click.option("--no-image-budget", is_flag=True, help="The service's budget of copies of images holds.")
 @_DRY_RUN
 def set_zone(
     session: Session,
@@ -143,9 +173,12 @@ def set_zone(
     isolation: str | None,
     reachable: tuple[str, ...],
     unreachable: bool,
+    image_budget: int | None,
+    no_image_budget: bool,
     validate_only: bool,
 ) -> int:
-    """Change a zone's addresses, and whom its groups may talk with. What is not named stays as it is."""
+    """Change a zone's addresses, whom its groups may talk with, and what copies of images may take. What is not named
+    stays as it is."""
     stub = session.stub(Stub)
     request = fleet_pb2.UpdateZoneRequest(
         uuid=find_zone(stub, zone).uuid,
@@ -153,6 +186,7 @@ def set_zone(
         pools=pool,
         isolation=isolation or "",
         reachable=() if unreachable else reachable,
+        image_copies_budget=None if no_image_budget else image_budget,
         validate_only=validate_only,
     )
     wanted = {
@@ -160,6 +194,7 @@ def set_zone(
         "pools": bool(pool),
         "isolation": bool(isolation),
         "reachable": bool(reachable) or unreachable,
+        "image_copies_budget": image_budget is not None or no_image_budget,
     }
     request.update_mask.paths.extend(name for name, is_so in wanted.items() if is_so)
     made = stub.UpdateZone(request).inventory

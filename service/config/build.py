@@ -336,6 +336,7 @@ class Builder:
             description=section.description,
             network=network,
             overcommit=_overcommit(section.overcommit),
+            image_copies_budget=section.image_copies_budget,
         )
 
 

@@ -179,6 +179,7 @@ class ZoneSection(Section):
     description: Line = ""
     network: NetworkSection = NetworkSection()
     overcommit: OvercommitSection = OvercommitSection()
+    image_copies_budget: Annotated[Size, Field(ge=0)] | None = None
 
 
 class HostClusterSection(Section):

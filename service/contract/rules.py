@@ -342,7 +342,7 @@ _RULES: Mapping[str, Sequence[Rule]] = {
         _a_bmc_is_of_a_hypervisor,
     ),
     "corral.v1.UpdateZoneRequest": (
-        _mask_names("description", "pools", "isolation", "reachable"),
+        _mask_names("description", "pools", "isolation", "reachable", "image_copies_budget"),
         _named_fields_are_not_empty("pools"),
     ),
     "corral.v1.UpdateClusterRequest": (

@@ -99,13 +99,18 @@ class Overcommit:
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """A failure and network domain that holds hosts. `version`, `created_at`, `updated_at`: of the stored row."""
+    """A failure and network domain that holds hosts. `version`, `created_at`, `updated_at`: of the stored row.
+
+    `image_copies_budget`: bytes that copies of images may take on each of its hosts, 0: any number; None: it says
+    nothing.
+    """
 
     uuid: str
     name: str
     description: str = ""
     network: Network = field(default_factory=Network)
     overcommit: Overcommit = field(default_factory=Overcommit)
+    image_copies_budget: int | None = None
     version: int = 0
     created_at: int = 0
     updated_at: int = 0
@@ -271,3 +276,15 @@ def _for_itself(host: Host, inherited: Overcommit) -> Overcommit:
     ratios = {name: ratio for name, ratio in inherited.ratios.items() if name not in once}
     reserved = {n: amount for n, amount in inherited.reserved.items() if n != MEMORY or MEMORY not in once}
     return Overcommit(ratios, reserved)
+
+
+IMAGE_BUDGET_OPTION = "image_budget_gib"
+"""The option of a host that names its own budget of copies of images."""
+
+
+def image_budget(host: Host, zone: Zone | None, otherwise: int) -> int:
+    """Bytes that copies of images may take on the host, 0: any number: its own, its zone's, or `otherwise`."""
+    own = host.address.options.get(IMAGE_BUDGET_OPTION, "")
+    if own:
+        return int(own) << 30
+    return otherwise if zone is None or zone.image_copies_budget is None else zone.image_copies_budget

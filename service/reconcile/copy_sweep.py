@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from service.domain.catalog import version_key
+from service.domain.fleet import image_budget
 from service.drivers.base import HostRejected
 from service.drivers.copies import Copied, ImageFile, SeenCopy
 from service.failpoints import failpoint
 from service.reconcile.monitor import HostMonitor
-from service.store import catalog, clock, copies, groups
+from service.store import catalog, clock, copies, fleet, groups
 from service.store.connection import Connection
 from service.store.copies import Copy
 from service.store.engine import Store
@@ -35,11 +36,11 @@ UNFINISHED_MS = 3_600_000
 HELD_MS = 90_000
 USED_MS = 600_000
 """How old the record of a use may be before it is written anew."""
-OPTION = "image_budget_gib"
 
 
 class CopySweep:
-    """What this process knows of the copies on all hosts. `budget`: bytes on each; 0: none is removed for room."""
+    """What this process knows of the copies on all hosts. `budget`: bytes on each that says nothing else, and whose
+    zone says nothing; 0: none is removed for room."""
 
     def __init__(self, store: Store, metrics: Metrics, owner: str, budget: int = 0) -> None:
         self._store = store
@@ -71,7 +72,8 @@ class CopySweep:
         """One pass. Raises DriverError."""
         host = monitor.host.uuid
         seen = {copy.volume: copy for copy in await monitor.driver.list_copies(budget_seconds=CALL_SECONDS)}
-        rows, now = await self._store.read(lambda c: (copies.on_host(c, host), clock.now(c)))
+        rows, now, zones = await self._store.read(lambda c: (copies.on_host(c, host), clock.now(c), fleet.zones(c)))
+        budget = image_budget(monitor.host, zones.get(monitor.host.zone_uuid), self._budget)
         self._metrics.images.copies_bytes.labels(monitor.host.name).set(sum(copy.size for copy in seen.values()))
         missing = [r for r in rows if r.volume not in seen and r.owned_until <= now]
         gone = [r.volume for r in missing if r.changed_at < now - HELD_MS]
@@ -79,21 +81,17 @@ class CopySweep:
         if gone or used:
             await self._store.write(lambda c: copies.seen(c, host, gone=gone, used=used))
         there = [row for row in rows if row.volume in seen and row.owned_until <= now]
-        over = sum(c.size for c in seen.values()) - self._budget_of(monitor)
+        over = sum(c.size for c in seen.values()) - budget
         waiting = [row for row in there if row.withdrawn_at or not row.whole]
-        if not waiting and (over <= 0 or not self._budget_of(monitor)):
+        if not waiting and (over <= 0 or not budget):
             self._idle.pop(host, None)
             return
         needed = await self._store.read(lambda c: _needed(c, host))
         for row in waiting:
             await self._settle(monitor, row, seen[row.volume], now, needed=bool(needed & {row.sha256, row.image}))
-        if self._budget_of(monitor):
+        if budget:
             leaving = sum(row.size for row in there if row.withdrawn_at)
             await self._withdraw(monitor, there, seen, needed, over - leaving)
-
-    def _budget_of(self, monitor: HostMonitor) -> int:
-        own = monitor.host.address.options.get(OPTION, "")
-        return int(own) << 30 if own else self._budget
 
     async def _withdraw(
         self,

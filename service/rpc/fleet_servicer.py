@@ -22,7 +22,7 @@ from service.app.room import RoomPlans
 from service.contract import heartbeat, pages, validation
 from service.contract.call import current_caller, seconds_left
 from service.contract.convert import fleet as convert
-from service.contract.convert import inventory, requests
+from service.contract.convert import inventory, requests, zone_requests
 from service.contract.convert.explanation import in_callers_order
 from service.contract.convert.inventory import Reachable
 from service.contract.heartbeat import beating
@@ -74,7 +74,7 @@ class FleetServicer(RebalanceCalls, RollCalls, fleet_pb2_grpc.FleetServiceServic
         """Makes a zone."""
         validation.check(request)
         view = await self._fleet.create_zone(
-            current_caller(), convert.new_zone(request), validate_only=request.validate_only
+            current_caller(), zone_requests.new_zone(request), validate_only=request.validate_only
         )
         return fleet_pb2.CreateZoneResponse(inventory=convert.zone(view))
 
@@ -95,7 +95,7 @@ class FleetServicer(RebalanceCalls, RollCalls, fleet_pb2_grpc.FleetServiceServic
         view = await self._fleet.update_zone(
             current_caller(),
             request.uuid,
-            convert.zone_change(request),
+            zone_requests.zone_change(request),
             request.etag,
             validate_only=request.validate_only,
         )

@@ -45,6 +45,13 @@ class Copy:
     owner: str = ""
     owned_until: int = 0
 
+    @property
+    def status(self) -> str:
+        """Arriving, Whole or Withdrawn."""
+        if not self.whole:
+            return "Arriving"
+        return "Withdrawn" if self.withdrawn_at else "Whole"
+
 
 def take(connection: Connection, wanted: Copy, owner: str, for_ms: int, *, named: bool = False) -> Copy:
     """The host's copy of that content that has come furthest, owned by this process for so many ms where nobody else

@@ -47,4 +47,4 @@ def boot(place: Site, group: group_pb2.InstanceGroup) -> float:
                 domain.destroy()
         for connection in connections:
             connection.close()
-        place.corral.start()
+        place.start()

@@ -6,6 +6,7 @@ import http.client
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
-from corral.v1 import deploy_pb2, group_pb2
+from corral.v1 import deploy_pb2, fleet_pb2, group_pb2
 
 from tests.lab.fixtures import GUEST_BUILD
 from tests.lab.fleet import Lab
@@ -24,6 +25,7 @@ from tests.support.builders import ENTRY, ZONE
 from tests.support.process import CorralProcess
 
 PORT, HARM_PORT = 8080, 7999
+HOSTS_SECONDS = 120.0
 MEMORY = 128 << 20  # bytes of a guest
 CANARY_LETTERS = 2
 ARGUMENTS = "-m /model.gguf -c 256 -np 1 -t 1 -fit off --threads-http 2"
@@ -122,6 +124,19 @@ class Site:
     model: Model
     corral: CorralProcess
 
+    def start(self) -> None:
+        """The service runs, and all hypervisors answer it."""
+        self.corral.start()
+        end = time.monotonic() + HOSTS_SECONDS
+        while any(host.status != "Connected" for host in self._hosts()):
+            if time.monotonic() > end:
+                raise TimeoutError(f"not all hypervisors answer within {HOSTS_SECONDS:.0f} s: {self._hosts()}")
+            time.sleep(0.1)
+
+    def _hosts(self) -> Sequence[fleet_pb2.Host]:
+        answer = self.corral.fleet.ListHosts(fleet_pb2.ListHostsRequest(), timeout=30)
+        return tuple(answer.inventories)
+
     def deploy(self, size: int = 3, **more: Any) -> Iterator[deploy_pb2.DeployDistributedModelServiceResponse]:
         """Head and workers on hosts of their own."""
         nodes = [
@@ -183,9 +198,10 @@ def site(lab: Lab, model: Model, directory: Path) -> Iterator[Site]:
     """The service runs; at the end nothing of its machines does."""
     directory.mkdir(exist_ok=True)
     corral = CorralProcess(directory, configuration(lab, model))
-    corral.start()
+    place = Site(lab, model, corral)
     try:
-        yield Site(lab, model, corral)
+        place.start()
+        yield place
     finally:
         corral.kill()
         sweep(lab)

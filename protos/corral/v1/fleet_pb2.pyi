@@ -92,6 +92,7 @@ class Zone(_message.Message):
     NETWORK_FIELD_NUMBER: _builtins.int
     POOLS_FIELD_NUMBER: _builtins.int
     FOREIGN_ADDRESSES_FIELD_NUMBER: _builtins.int
+    IMAGE_COPIES_BUDGET_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The zone's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -102,6 +103,10 @@ class Zone(_message.Message):
     """How many hosts it has."""
     etag: _builtins.str
     """A value that changes whenever the zone does."""
+    image_copies_budget: _builtins.int
+    """How many bytes copies of images may take on each of its hosts that has no budget of its own. 0: any number. Absent: as
+    the service's configuration says (`catalog.image_copies_budget`).
+    """
     @_builtins.property
     def create_date(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -137,12 +142,15 @@ class Zone(_message.Message):
         network: Global___ZoneNetwork | None = ...,
         pools: _abc.Iterable[Global___AddressPool] | None = ...,
         foreign_addresses: _abc.Iterable[Global___ForeignAddress] | None = ...,
+        image_copies_budget: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date", "network", b"network"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget", "create_date", b"create_date", "image_copies_budget", b"image_copies_budget", "last_op_date", b"last_op_date", "network", b"network"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "description", b"description", "etag", b"etag", "foreign_addresses", b"foreign_addresses", "host_count", b"host_count", "last_op_date", b"last_op_date", "name", b"name", "network", b"network", "pools", b"pools", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget", "create_date", b"create_date", "description", b"description", "etag", b"etag", "foreign_addresses", b"foreign_addresses", "host_count", b"host_count", "image_copies_budget", b"image_copies_budget", "last_op_date", b"last_op_date", "name", b"name", "network", b"network", "pools", b"pools", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__image_copies_budget: _TypeAlias = _typing.Literal["image_copies_budget"]  # noqa: Y015
+    _WhichOneofArgType__image_copies_budget: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image_copies_budget) -> _WhichOneofReturnType__image_copies_budget | None: ...
 
 Global___Zone: _TypeAlias = Zone  # noqa: Y015
 
@@ -343,6 +351,7 @@ class Host(_message.Message):
     FIRMWARE_FIELD_NUMBER: _builtins.int
     SECURE_BOOT_FIELD_NUMBER: _builtins.int
     CLEANING_FIELD_NUMBER: _builtins.int
+    IMAGE_COPIES_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The host's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -426,6 +435,10 @@ class Host(_message.Message):
     def cleaning(self) -> Global___HostCleaning:
         """How bare metal is cleaned before another project gets it, and how far that is. Absent for hypervisors."""
 
+    @_builtins.property
+    def image_copies(self) -> Global___HostImageCopies:
+        """Copies of images on it that this installation has made. In the answer of GetHost alone."""
+
     def __init__(
         self,
         *,
@@ -456,14 +469,93 @@ class Host(_message.Message):
         firmware: _builtins.str = ...,
         secure_boot: _builtins.str = ...,
         cleaning: Global___HostCleaning | None = ...,
+        image_copies: Global___HostImageCopies | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cleaning", b"cleaning", "create_date", b"create_date", "fencing", b"fencing", "last_op_date", b"last_op_date"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cleaning", b"cleaning", "create_date", b"create_date", "fencing", b"fencing", "image_copies", b"image_copies", "last_op_date", b"last_op_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cause", b"cause", "cleaning", b"cleaning", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "devices", b"devices", "driver", b"driver", "etag", b"etag", "fencing", b"fencing", "firmware", b"firmware", "hypervisor_uuid", b"hypervisor_uuid", "instance_count", b"instance_count", "isolation", b"isolation", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "numa_cells", b"numa_cells", "projects", b"projects", "rack", b"rack", "reason", b"reason", "secure_boot", b"secure_boot", "state", b"state", "status", b"status", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "cause", b"cause", "cleaning", b"cleaning", "cluster_uuid", b"cluster_uuid", "create_date", b"create_date", "description", b"description", "devices", b"devices", "driver", b"driver", "etag", b"etag", "fencing", b"fencing", "firmware", b"firmware", "hypervisor_uuid", b"hypervisor_uuid", "image_copies", b"image_copies", "instance_count", b"instance_count", "isolation", b"isolation", "labels", b"labels", "last_op_date", b"last_op_date", "name", b"name", "numa_cells", b"numa_cells", "projects", b"projects", "rack", b"rack", "reason", b"reason", "secure_boot", b"secure_boot", "state", b"state", "status", b"status", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Host: _TypeAlias = Host  # noqa: Y015
+
+@_typing.final
+class HostImageCopies(_message.Message):
+    """Copies of images on a host."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
+    budget: _builtins.int
+    """How many bytes they may take: the host's own budget, its zone's, or the configuration's. Those go then that were not
+    used for longest, and nothing stands on. 0: any number.
+    """
+    size: _builtins.int
+    """How many bytes they take, of those that are not whole what has come."""
+    @_builtins.property
+    def copies(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageCopy]:
+        """The copies, the one that was used last first."""
+
+    def __init__(
+        self,
+        *,
+        budget: _builtins.int = ...,
+        size: _builtins.int = ...,
+        copies: _abc.Iterable[Global___ImageCopy] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "copies", b"copies", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostImageCopies: _TypeAlias = HostImageCopies  # noqa: Y015
+
+@_typing.final
+class ImageCopy(_message.Message):
+    """A copy of a file of an image on a host."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    LAST_USED_DATE_FIELD_NUMBER: _builtins.int
+    image: _builtins.str
+    """The name of the image that it was brought for."""
+    sha256: _builtins.str
+    """The SHA-256 digest of the file, in hexadecimal digits."""
+    size: _builtins.int
+    """The file's size in bytes."""
+    received: _builtins.int
+    """How many of its bytes have come."""
+    status: _builtins.str
+    """`Arriving`, `Whole`, or `Withdrawn`: no machine is made of it any more, and it goes if nothing needs it meanwhile."""
+    @_builtins.property
+    def last_used_date(self) -> _timestamp_pb2.Timestamp:
+        """When a machine was last seen to stand on it, or it came."""
+
+    def __init__(
+        self,
+        *,
+        image: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        size: _builtins.int = ...,
+        received: _builtins.int = ...,
+        status: _builtins.str = ...,
+        last_used_date: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_used_date", b"last_used_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "last_used_date", b"last_used_date", "received", b"received", "sha256", b"sha256", "size", b"size", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageCopy: _TypeAlias = ImageCopy  # noqa: Y015
 
 @_typing.final
 class HostCleaning(_message.Message):
@@ -1051,6 +1143,7 @@ class CreateZoneRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     NETWORK_FIELD_NUMBER: _builtins.int
+    IMAGE_COPIES_BUDGET_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The zone's name, at most 255 characters in one line."""
     description: _builtins.str
@@ -1061,6 +1154,10 @@ class CreateZoneRequest(_message.Message):
     """The caller's name for this request: repeating it repeats nothing."""
     validate_only: _builtins.bool
     """Whether only to check the request and to write nothing."""
+    image_copies_budget: _builtins.int
+    """How many bytes copies of images may take on each of its hosts that has no budget of its own. 0: any number. Absent: as
+    the service's configuration says.
+    """
     @_builtins.property
     def network(self) -> Global___ZoneNetwork:
         """Where its machines are attached. Absent means that they have no network."""
@@ -1074,12 +1171,15 @@ class CreateZoneRequest(_message.Message):
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
         network: Global___ZoneNetwork | None = ...,
+        image_copies_budget: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["network", b"network"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget", "image_copies_budget", b"image_copies_budget", "network", b"network"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "network", b"network", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget", "description", b"description", "image_copies_budget", b"image_copies_budget", "name", b"name", "network", b"network", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__image_copies_budget: _TypeAlias = _typing.Literal["image_copies_budget"]  # noqa: Y015
+    _WhichOneofArgType__image_copies_budget: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image_copies_budget) -> _WhichOneofReturnType__image_copies_budget | None: ...
 
 Global___CreateZoneRequest: _TypeAlias = CreateZoneRequest  # noqa: Y015
 
@@ -1175,6 +1275,7 @@ class UpdateZoneRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    IMAGE_COPIES_BUDGET_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The zone's UUID."""
     description: _builtins.str
@@ -1187,6 +1288,10 @@ class UpdateZoneRequest(_message.Message):
     """The etag that the zone must still have. Empty means any."""
     validate_only: _builtins.bool
     """Whether only to check the request and to write nothing."""
+    image_copies_budget: _builtins.int
+    """How many bytes copies of images may take on each of its hosts. Used where the mask says `image_copies_budget`; absent
+    then: as the service's configuration says.
+    """
     @_builtins.property
     def pools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The addresses that machines may get from now on, each as `first-last`. Used where the mask says `pools`."""
@@ -1210,12 +1315,15 @@ class UpdateZoneRequest(_message.Message):
         update_mask: _field_mask_pb2.FieldMask | None = ...,
         etag: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        image_copies_budget: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget", "image_copies_budget", b"image_copies_budget", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "etag", b"etag", "isolation", b"isolation", "pools", b"pools", "reachable", b"reachable", "update_mask", b"update_mask", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget", "description", b"description", "etag", b"etag", "image_copies_budget", b"image_copies_budget", "isolation", b"isolation", "pools", b"pools", "reachable", b"reachable", "update_mask", b"update_mask", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__image_copies_budget: _TypeAlias = _typing.Literal["image_copies_budget"]  # noqa: Y015
+    _WhichOneofArgType__image_copies_budget: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image_copies_budget) -> _WhichOneofReturnType__image_copies_budget | None: ...
 
 Global___UpdateZoneRequest: _TypeAlias = UpdateZoneRequest  # noqa: Y015
 

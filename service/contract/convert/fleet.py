@@ -15,14 +15,14 @@ from service.app.feed import Bookmark
 from service.app.fleet_feed import FleetUpdate
 from service.app.host_requests import BmcWish, HostChange, NewHost
 from service.app.room import RoomPlan
-from service.app.zones import NewZone, ZoneChange, ZoneView
+from service.app.zones import ZoneView
 from service.contract.call import told_cause
+from service.contract.convert.image_copies import image_copies
 from service.contract.convert.inventory import Reachable, instance, placement, proof, room_eviction, timestamp
-from service.contract.rules import host_address, network_wish
+from service.contract.rules import host_address
 from service.domain.cells import without_cells
 from service.domain.devices import Device
 from service.domain.fleet import Bmc, Fencing, Host, HostAddress, HostState, Overcommit
-from service.domain.network import network_of
 from service.domain.ownership import Quarantined
 
 _CHANGEABLE = ("name", "description", "rack", "resource_policies", "labels", "cluster_uuid")
@@ -67,6 +67,7 @@ def zone(view: ZoneView) -> fleet_pb2.Zone:
             isolation=value.network.isolation,
             reachable=value.network.reachable,
         ),
+        image_copies_budget=value.image_copies_budget,
         pools=[
             fleet_pb2.AddressPool(
                 first=one.first,
@@ -149,6 +150,7 @@ def host(view: HostView) -> fleet_pb2.Host:
         firmware=value.firmware,
         secure_boot=value.secure_boot,
         cleaning=_cleaning(value),
+        image_copies=image_copies(view.images),
     )
 
 
@@ -291,24 +293,6 @@ def room(plan: RoomPlan) -> fleet_pb2.PlanRoomResponse:
         proof=proof(plan.proof),
         placement=placement(plan.record, planned_only=True),
         evictions=[room_eviction(one, one.name, len(one.seats)) for one in plan.evictions],
-    )
-
-
-def new_zone(message: fleet_pb2.CreateZoneRequest) -> NewZone:
-    """A zone to make."""
-    attached, _ = network_of(network_wish(message.network))
-    return NewZone(message.name, message.description, message.resource_uuid, message.request_id, attached)
-
-
-def zone_change(message: fleet_pb2.UpdateZoneRequest) -> ZoneChange:
-    """What to change: the fields that the mask names, or without a mask those that are not empty."""
-    names = ("description", "pools", "isolation", "reachable")
-    named = tuple(message.update_mask.paths) or tuple(n for n in names if getattr(message, n))
-    return ZoneChange(
-        description=message.description if "description" in named else None,
-        pools=tuple(message.pools) if "pools" in named else None,
-        isolation=message.isolation if "isolation" in named else None,
-        reachable=tuple(message.reachable) if "reachable" in named else None,
     )
 
 

@@ -10,7 +10,7 @@ from corral.v1 import fleet_pb2
 from service.app.fleet import Fleet
 from service.app.host_requests import HostFilter
 from service.contract import validation
-from service.contract.convert import fleet as convert
+from service.contract.convert import zone_requests
 from service.domain.fleet import Host, HostState
 from service.errors import InvalidArgument, NotFound
 from service.http.zstack import body, fields, inventories, query
@@ -53,7 +53,7 @@ class FleetApis:
         message = fleet_pb2.CreateZoneRequest(request_id=call.job)
         body.fill(message, call.arguments)
         validation.check(message)
-        request, only = convert.new_zone(message), message.validate_only
+        request, only = zone_requests.new_zone(message), message.validate_only
         return {
             "inventory": inventories.zone(
                 (await self._fleet.create_zone(call.caller, request, validate_only=only)).zone

@@ -17,6 +17,7 @@ import pytest
 
 from service.config.file import parse
 from service.domain.catalog import Image
+from service.domain.fleet import Zone, image_budget
 from service.domain.specs import DeployRequest
 from service.drivers.copies import ImageFile
 from service.drivers.libvirt import backing
@@ -26,7 +27,8 @@ from service.reconcile import copy_sweep
 from service.reconcile.copy_sweep import CopySweep
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.staging import Stagings
-from service.store import catalog, copies
+from service.store import catalog, copies, fleet
+from service.store.connection import Connection
 from service.store.copies import Copy
 from service.wiring import Service
 from tests.service.drivers.libvirt.fake import FakeHost
@@ -273,7 +275,35 @@ async def test_a_hosts_own_budget_counts_before_the_fleets(tmp_path: Path) -> No
     async with kept(tmp_path) as it:
         address = replace(it.monitor.host.address, options={"image_budget_gib": "3"})
         it.monitor.host = replace(it.monitor.host, address=address)
-        assert it.sweep._budget_of(it.monitor) == 3 << 30
+        zone = Zone("z", "zone", image_copies_budget=5)
+        assert image_budget(it.monitor.host, zone, 7) == 3 << 30
+        assert image_budget(replace(it.monitor.host, address=replace(address, options={})), zone, 7) == 5
+        assert image_budget(host(1), None, 7) == image_budget(host(1), Zone("z", "zone"), 7) == 7
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_zones_budget_is_what_its_hosts_are_held_to(tmp_path: Path) -> None:
+    async with kept(tmp_path) as it:
+
+        async def budget(count: int | None) -> None:
+            await it.plane.store.write(lambda c: _budget_of_all_zones(c, count))
+
+        await budget(0)
+        names = [await it.bring(name) for name in ("one", "two", "three")]
+        await it.passes(4)
+        assert it.bases() == set(names), "0 is no limit, whatever the configuration says"
+        await budget(SIZE)
+        await it.passes(4)
+        assert it.bases() == {names[2]}
+        await budget(None)
+        later = [await it.bring(name) for name in ("four", "five")]
+        await it.passes(4)
+        assert it.bases() == set(later), "two, as the configuration says"
+
+
+def _budget_of_all_zones(connection: Connection, budget: int | None) -> None:
+    for zone in fleet.zones(connection).values():
+        fleet.put_zone(connection, replace(zone, image_copies_budget=budget), now=1)
 
 
 async def test_the_configured_budget_is_what_hosts_are_held_to(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import { html, useState } from "./vendor/preact-htm.mjs";
 import { call } from "./api.js";
 import { Ask, Problem, Status, Table, useAnswer } from "./parts.js";
+import { bytes, clock } from "./units.js";
 
 export function Devices({ host, picture, may }) {
   const told = useAnswer((signal) => call("GET", `/corral/v1/hosts/${host.uuid}`, undefined, signal), [host]);
@@ -28,8 +29,9 @@ export function Devices({ host, picture, may }) {
   });
   const count = (state) => devices.filter((one) => one.state === state).length;
   const states = [...new Set(devices.map((one) => one.state))].map((state) => `${count(state)} ${state}`);
-  if (!devices.length && !told.problem) return null;
-  return html`<h2>Devices</h2>
+  const copies = html`<${Copies} of=${told.value?.inventory?.imageCopies} />`;
+  if (!devices.length && !told.problem) return copies;
+  return html`${copies}<h2>Devices</h2>
     <${Problem} is=${told.problem} />
     ${told.value && html`<p id="device-states">${states.join(", ")}</p>
       <${Table} caption="Devices" items=${devices} keyOf=${(one) => one.key} head=${["Device", "Model", "State", "Has it", "NUMA cell", "IOMMU group", "With it", "Why", ...(may("admin") ? ["Do"] : [])]}
@@ -37,6 +39,17 @@ export function Devices({ host, picture, may }) {
           <td>${one.numaCell ?? "—"}</td><td>${one.iommuGroup ?? "—"}</td><td>${(one.functions || []).filter((address) => address !== one.key).join(", ")}</td><td>${one.reason}</td>
           ${may("admin") && html`<td>${one.state === "quarantined" ? html`<button onClick=${() => takeBack(one)}>Take back…</button>` : one.state !== "gone" && html`<button onClick=${() => takeOut(one)}>Take out…</button>`}</td>`}`} />`}
     <${Ask} ask=${ask} close=${() => setAsk(null)} />`;
+}
+
+// Copies of images on the host that this installation has made.
+function Copies({ of }) {
+  const [size, budget] = [Number(of?.size || 0), Number(of?.budget || 0)];
+  if (!of?.copies?.length && !budget) return null;
+  return html`<h2>Copies of images</h2>
+    <p id="image-copies">${bytes(size)}${budget > 0 && ` of ${bytes(budget)} that they may take`}</p>
+    <${Table} caption="Copies of images" items=${of.copies || []} keyOf=${(one) => `${one.sha256} ${one.status}`} head=${["Image", "Size", "Status", "Last used"]}
+      row=${(one) => html`<th scope="row">${one.image}</th><td>${one.status === "Arriving" && `${bytes(Number(one.received || 0))} of `}${bytes(Number(one.size))}</td>
+        <td>${one.status}</td><td>${clock(Date.parse(one.lastUsedDate))}</td>`} />`;
 }
 
 function holder(device, picture) {
