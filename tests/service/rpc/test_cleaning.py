@@ -103,7 +103,7 @@ async def test_what_one_project_leaves_no_other_gets_before_it_was_cleaned(
         methods = [one.method for one in listed.inventories]
         assert methods.count("CleanMachine") == methods.count("MachineCleaned") == 1
         async with httpx.AsyncClient(
-            base_url=f"http://{lab.http_address}", headers=dict(by("root")["metadata"])
+            base_url=f"http://{lab.http_address}", headers=dict(by("root")["metadata"]), timeout=60
         ) as http:
             text = (await http.get("/metrics")).text
         assert 'corral_machine_cleanings_total{outcome="cleaned"} 1.0' in text

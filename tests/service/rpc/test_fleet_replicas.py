@@ -18,7 +18,7 @@ from tests.support.whole import GIB, Whole, config_text, whole
 pytestmark = pytest.mark.asyncio
 
 
-async def soon(true: Callable[[], bool], seconds: float = 30) -> None:
+async def soon(true: Callable[[], bool], seconds: float = 120) -> None:
     """Wait until something is so; fails where it never comes."""
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110  # the other replica finds it out by itself
@@ -80,7 +80,7 @@ async def test_a_replica_whose_file_says_another_overcommit_goes_by_the_newest_a
 
 
 async def health(replica: Whole) -> Any:
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         return (await http.get(f"http://{replica.http_address}/healthz")).json()
 
 

@@ -161,7 +161,7 @@ async def test_time_is_bounded_and_what_has_come_is_gone_on_with(tmp_path: Path,
     stuck = threading.Event()
     mirror.gate = held_from(5000, stuck)
     try:
-        async with whole(tmp_path, text("max_import_ms = 1500\n")) as lab:
+        async with whole(tmp_path, text("max_import_ms = 5000\n")) as lab:
             error = await refused(imported(lab, asked(mirror)), grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
             assert "catalog.max_import_ms" in (error.details() or "")
             assert await received(lab, BIG) == 5000
@@ -209,7 +209,7 @@ async def test_no_secret_of_a_url_is_told_or_logged(
                     told += [str(step) for step in await imported(lab, asked(mirror, data=DISK, url=url))]
                 except grpc.aio.AioRpcError as error:
                     told.append(f"{error.details()} {error.trailing_metadata()}")
-            async with httpx.AsyncClient(base_url=f"http://{lab.http_address}") as http:
+            async with httpx.AsyncClient(base_url=f"http://{lab.http_address}", timeout=60) as http:
                 told.append((await http.get("/metrics")).text)
                 told.append((await http.get("/corral/v1/audit-events")).text)
     assert "ImportImage" in told[-1]

@@ -106,7 +106,7 @@ async def test_capacity_is_claimed_on_both_hosts_until_the_member_was_seen_on_on
         delete = deploy_pb2.DeleteInstanceGroupRequest(uuid=group.uuid)
         events = [e.event async for e in lab.deploy.DeleteInstanceGroup(delete)]
         assert events[-1].final.status == "Deleted"
-        assert (await asyncio.wait_for(task, 40))[-1].final.instance_count == 0
+        assert (await asyncio.wait_for(task, 120))[-1].final.instance_count == 0
         assert await claimed(lab) == {"host-1": 0, "host-2": 0}
         assert lab.machines(member.uuid) == []
 
@@ -127,7 +127,7 @@ async def test_members_that_have_not_begun_to_move_stay_where_a_drain_is_taken_b
         request = getattr(fleet_pb2, f"{call}Request")(uuid=lab.uuid_of("host-1"))
         await getattr(lab.fleet, call)(request)
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            await asyncio.wait_for(task, 40)
+            await asyncio.wait_for(task, 120)
         assert reason_of(error.value) == "WRONG_STATE"
 
         async def settled() -> bool:
@@ -192,7 +192,7 @@ async def test_a_target_that_dies_costs_the_member_its_move_and_nothing_else(tmp
             (target,) = [host for host, state in lab.machines(member.uuid) if state == "migrating"]
             cut_off(lab.driver(target))
             await soon(lambda: is_silent(lab, target))
-            steps = await asyncio.wait_for(task, 60)
+            steps = await asyncio.wait_for(task, 120)
             await restarted(lab, group, steps, "")
             after = (await lab.get(group.uuid)).instances[0]
             assert after.host_uuid != lab.uuid_of(target)
@@ -257,11 +257,11 @@ async def test_a_source_that_dies_after_the_switch_has_moved_its_member(tmp_path
         source.migrate = lose_reply  # type: ignore[method-assign]
         async with never_twice(lab):
             task = asyncio.create_task(drain(lab, name))
-            await asyncio.wait_for(switched.wait(), 40)
+            await asyncio.wait_for(switched.wait(), 120)
             await soon(lambda: is_silent(lab, name))
             assert (await lab.get(group.uuid)).instances[0].host_uuid == member.host_uuid
             answer_again(source)
-            steps = await asyncio.wait_for(task, 60)
+            steps = await asyncio.wait_for(task, 120)
         assert kinds(steps)[-1] == "final"
         after = (await lab.get(group.uuid)).instances[0]
         assert (after.attempt, after.status, after.host_uuid != member.host_uuid) == (1, "Running", True)
@@ -314,7 +314,7 @@ async def test_a_group_that_is_stopped_in_the_middle_leaves_the_host_all_the_sam
         stop = deploy_pb2.StopInstanceGroupRequest(uuid=group.uuid)
         events = [e.event async for e in lab.deploy.StopInstanceGroup(stop)]
         assert events[-1].final.status == "Stopped"
-        assert (await asyncio.wait_for(task, 60))[-1].final.instance_count == 0
+        assert (await asyncio.wait_for(task, 120))[-1].final.instance_count == 0
         assert lab.machines_on(name) == []
         assert sum((await claimed(lab)).values()) == 0
 
@@ -330,7 +330,7 @@ async def test_a_target_that_is_drained_too_is_not_waited_for(tmp_path: Path) ->
             (target,) = [host for host, state in lab.machines(member.uuid) if state == "migrating"]
             second = await drain(lab, target)
             assert second[-1].final.instance_count == 0
-            steps = await asyncio.wait_for(task, 60)
+            steps = await asyncio.wait_for(task, 120)
         await restarted(lab, group, steps, "is being emptied")
 
 
@@ -359,8 +359,8 @@ async def test_a_member_that_arrives_where_a_drain_has_begun_goes_on_to_another_
 
         monkeypatch.setattr(moves.LiveMove, "_settled", overtaken)
         async with never_twice(lab):
-            first = await asyncio.wait_for(drain(lab, name), 60)
-            steps = await asyncio.wait_for(second[0], 60)
+            first = await asyncio.wait_for(drain(lab, name), 120)
+            steps = await asyncio.wait_for(second[0], 120)
         assert (first[-1].final.instance_count, steps[-1].final.instance_count) == (0, 0)
         after = (await lab.get(group.uuid)).instances[0]
         assert (after.status, after.attempt) == ("Running", 1)

@@ -122,7 +122,7 @@ async def test_usage_is_what_the_quota_is_compared_with_and_each_sees_its_own(
         with pytest.raises(grpc.aio.AioRpcError) as error:  # 5 are left
             await up(lab, "ann", 3)
         assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        async with httpx.AsyncClient(base_url=f"http://{lab.http_address}") as client:
+        async with httpx.AsyncClient(base_url=f"http://{lab.http_address}", timeout=60) as client:
             headers = {"Authorization": "Bearer vic"}
             (listed,) = (await client.get("/corral/v1/usage", headers=headers)).json()["inventories"]
             assert listed["resources"][1] == {"resource": "vcpu", "claimed": "4", "limit": "9", "available": "5"}
@@ -198,7 +198,7 @@ async def test_the_audit_tells_who_changed_what_by_page_filter_and_role(
             project_pb2.ListAuditEventsRequest(start_time=Timestamp(seconds=5), end_time=Timestamp(seconds=5)),
         ):
             await refused(lab.projects.ListAuditEvents(bad, **by("root")), INVALID, "INVALID_ARGUMENT")
-        async with httpx.AsyncClient(base_url=f"http://{lab.http_address}") as client:
+        async with httpx.AsyncClient(base_url=f"http://{lab.http_address}", timeout=60) as client:
             query = {"method": "UpdateHost", "startTime": "1999-01-01T00:00:00Z"}
             answer = await client.get("/corral/v1/audit-events", params=query, headers={"Authorization": "Bearer root"})
         assert [one["subject"] for one in answer.json()["inventories"]] == [uuid]

@@ -284,7 +284,7 @@ async def test_a_replica_without_the_files_says_so(tmp_path: Path) -> None:
         file = tmp_path / "images" / f"upload-{digest(DISK)}"
         file.rename(tmp_path / "elsewhere")
         await lab.service.uploads.compare()
-        async with httpx.AsyncClient(base_url=f"http://{lab.http_address}") as http:
+        async with httpx.AsyncClient(base_url=f"http://{lab.http_address}", timeout=60) as http:
             told = (await http.get("/healthz")).json()
             assert (told["status"], "sent" in told["notes"]["images"]) == ("SERVING", True)
             assert "corral_image_files_missing 1.0" in (await http.get("/metrics")).text
@@ -351,7 +351,7 @@ async def test_bad_uploads_over_http_are_refused_by_the_field(tmp_path: Path) ->
     ]
     async with (
         whole(tmp_path, config_text()) as lab,
-        httpx.AsyncClient(base_url=f"http://{lab.http_address}", timeout=30) as http,
+        httpx.AsyncClient(base_url=f"http://{lab.http_address}", timeout=60) as http,
     ):
         for where, parameters, headers, field in bad:
             answer = await http.put(where, params=parameters, headers=headers, content=DISK)
