@@ -17,7 +17,7 @@ from service.domain.fleet import Host as FleetHost
 from service.domain.groups import Failure, Group, Instance, InstanceStatus, PlacementRecord, Seat
 from service.domain.specs import MachineType, NodeSpec, PlacementPolicy
 from service.errors import NoCapacity, Undecided, Unsatisfiable
-from service.planning import bare_metal, cells, group_rules, images
+from service.planning import bare_metal, cells, group_rules, images, unseen
 from service.planning.devices import devices_given, devices_named, models, together
 from service.planning.devices import pools as stand
 
@@ -319,8 +319,9 @@ def failure(
 ) -> Failure:
     """Why the gang was not placed, as the group keeps it; nodes are named as `model_services[<rank>]`.
 
-    A search that ended without an answer has not said no. What the planner calls permanent counts each host as open and
-    empty; one of which nobody knows yet what it has may be large enough, and one that is to be cleaned will be there.
+    A search that ended without an answer has not said no, nor has one while hosts may yet answer. What the planner
+    calls permanent counts each host as open and empty; one of which nobody knows yet what it has may be large enough,
+    and one that is to be cleaned will be there.
     `hosts`: the same fleet's rows.
     """
     if decision.status is Status.UNKNOWN:
@@ -332,6 +333,8 @@ def failure(
     if explanation is not None and kept:
         explanation = replace(explanation, permanent=None)
     permanent = explanation is not None and explanation.permanent is True
+    if not permanent and (waits := unseen.waits_for(hosts or {})):
+        return Failure(Undecided.reason, unseen.told(waits))
     code = Unsatisfiable.reason if permanent else NoCapacity.reason
     if explanation is None:
         return Failure(code, "no placement exists")

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 from placement.model import Decision, Policy, Request, Snapshot, Status
 from service.domain.fleet import Host as FleetHost
-from service.domain.fleet import HostStatus
 from service.domain.groups import (
     AddressShortage,
     Failure,
@@ -21,7 +20,7 @@ from service.domain.groups import (
 from service.errors import CorralError, InvariantViolation, NoAddresses, NoCapacity, QuotaExceeded, Unavailable
 from service.failpoints import failpoint
 from service.lifecycle.facts import MoveImpossible, NotDecided, NotPlaced, RoomRefused, ShapeChosen
-from service.planning import backfill, cells, fleet_reader, images, translate
+from service.planning import backfill, cells, fleet_reader, images, translate, unseen
 from service.planning.planner import Planned
 from service.reconcile import shaping
 from service.reconcile.context import WorkerContext
@@ -42,8 +41,8 @@ logger = logging.getLogger(__name__)
 CLAIM_TRIES = 8
 CLAIM_RACES = 5
 """Tries that race with everybody; later ones have the fleet to themselves, so that large gangs do not starve."""
-FLEET_PATIENCE_MS = 10_000
-
+FLEET_PATIENCE_MS = 30_000
+"""How long a gang waits for hosts of which nobody knows yet whether they answer: longer than a first probe takes."""
 UNDECIDED_PATIENCE_MS = 600_000
 """How long searches without an answer are repeated where no deadline of the group ends them."""
 MOVE_PATIENCE_MS = 60_000
@@ -215,8 +214,7 @@ class Placing:
         alone: bool,
     ) -> EffectResult | None:
         """What follows where the gang fits nowhere, or that was not decided. `why`: of each, where several would do."""
-        waiting = any(h.status is HostStatus.CONNECTING for h in hosts.values())
-        if waiting and self._may_wait_for_fleet():
+        if unseen.waits_for(hosts) and self._may_wait_for_fleet():
             return EffectResult([], retry=True)
         if decision.status is Status.UNKNOWN and self._may_go_on(group):
             return EffectResult([NotDecided()], retry=True)
