@@ -91,7 +91,8 @@ def _first_clause(text: str | None) -> str:
 def _format_end(example: str, formatter: click.HelpFormatter) -> None:
     if example:
         with formatter.section("Example"):
-            formatter.write(f"{' ' * formatter.current_indent}{example}\n")
+            for line in example.splitlines():
+                formatter.write(f"{' ' * formatter.current_indent}{line}\n")
     formatter.write("\nExit codes stand in `corral --help`.\n")
 
 
@@ -99,7 +100,7 @@ def verb(parent: click.Group, name: str, *, example: str, hidden: bool = False) 
     """Make a function the sub-command `name` of `parent`.
 
     It gets the session first, then its own options by name; what it returns is the exit code. The function's first
-    line of documentation is the help's. `example`: a whole command line that a test runs.
+    line of documentation is the help's. `example`: whole command lines that a test runs, one a line.
     """
 
     def declare(function: Function) -> Verb:

@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
-from corral.v1 import catalog_pb2_grpc, deploy_pb2, fleet_pb2_grpc, group_pb2
+from corral.v1 import catalog_pb2_grpc, deploy_pb2, fleet_pb2_grpc, group_pb2, placement_pb2
 
 from service.cli import names
 from service.cli.catalog import all_services, find_service
 from service.cli.command import Session
 from service.cli.places import find_zone
+from service.cli.policy import NUMA
 from service.cli.requests import BadRequestFile
 from service.cli.values import COUNT, PAIR, SIZE
 
 Request = deploy_pb2.DeployDistributedModelServiceRequest | deploy_pb2.PlanDistributedModelServiceRequest
 
 # The options that say what one member is; None or () where they are not given.
-_OF_A_MEMBER = ("model_service", "members", "cpu", "memory", "zone", "gpus", "env", "timeout", "creation")
+_OF_GPUS = ("gpus", "gpu_numa", "gpu_same_partition")
+_OF_A_MEMBER = ("model_service", "members", "cpu", "memory", "zone", *_OF_GPUS, "env", "timeout", "creation")
+
+
+def gpu_options(function: Any) -> Any:
+    """The options that say where on its host a member's accelerators are; see `gpu_requests`."""
+    numa = "With --gpu: whether they are of the NUMA cell that the member is pinned to [default: as its policy says]"
+    joined = "With --gpu: those of one MODEL are of one partition of their host, as its operator has declared."
+    function = click.option("--gpu-same-partition", is_flag=True, help=joined)(function)
+    return click.option("--gpu-numa", type=click.Choice(sorted(NUMA)), help=numa)(function)
+
+
+def gpu_requests(told: Mapping[str, Any]) -> list[group_pb2.GpuRequest]:
+    """What `--gpu`, `--gpu-numa` and `--gpu-same-partition` ask for. Raises UsageError where there is no `--gpu`."""
+    asked, joined = told.get("gpu_numa"), bool(told.get("gpu_same_partition"))
+    numa = NUMA[asked] if asked else placement_pb2.NUMA_POLICY_UNSPECIFIED
+    if (numa or joined) and not told.get("gpus"):
+        raise click.UsageError("--gpu-numa and --gpu-same-partition say where the GPUs of --gpu are; name them")
+    return [
+        group_pb2.GpuRequest(model=model, count=count, numa_policy=numa, same_partition=joined)
+        for model, count in told.get("gpus", ())
+    ]
 
 
 def options(function: Any) -> Any:
@@ -36,6 +59,7 @@ def options(function: Any) -> Any:
             click.option("--memory", type=SIZE, metavar="SIZE", help="Without FILE: a member's memory, as 16GiB."),
             click.option("--zone", type=names.ZONE, help="Without FILE: the zone, by name or uuid [default: any]"),
             click.option("--gpu", "gpus", multiple=True, type=COUNT, metavar="MODEL=N", help="Without FILE: its GPUs."),
+            gpu_options,
             click.option(
                 "--env", multiple=True, type=PAIR, metavar="NAME=VALUE", help="Without FILE: its environment."
             ),
@@ -51,7 +75,7 @@ def options(function: Any) -> Any:
 
 def take(told: dict[str, Any]) -> dict[str, Any]:
     """Those of the options that were given."""
-    return {key: told[key] for key in _OF_A_MEMBER if told[key] not in (None, ())}
+    return {key: told[key] for key in _OF_A_MEMBER if told[key] not in (None, ()) and told[key] is not False}
 
 
 def fill(session: Session, told: dict[str, Any], name: str | None, into: Request) -> None:
@@ -67,7 +91,7 @@ def fill(session: Session, told: dict[str, Any], name: str | None, into: Request
         node.memory_size = told["memory"]
     node.count = told.get("members", 1)
     node.timeout = told.get("timeout", 0)
-    node.gpus.extend(group_pb2.GpuRequest(model=model, count=count) for model, count in told.get("gpus", ()))
+    node.gpus.extend(gpu_requests(told))
     for key, value in told.get("env", ()):
         node.environment_variables[key] = value
     into.name = name

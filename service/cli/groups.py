@@ -29,7 +29,8 @@ _PAGE = 500
 
 def register(corral: click.Group) -> None:
     """Add the sub-commands."""
-    verb(corral, "deploy", example="corral deploy request.json")(deploy)
+    joined = "corral deploy --name pair --gpu h100=2 --gpu-same-partition --dry-run"
+    verb(corral, "deploy", example=f"corral deploy request.json\n{joined}")(deploy)
     verb(corral, "plan", example="corral plan request.json")(plan)
     verb(corral, "groups", example="corral groups --filter 'status:run -host:hv9'")(list_groups)
     verb(corral, "group", example="corral group chat")(show_group)

@@ -27,7 +27,7 @@ _FLAGS = {
     "same_zone": "all members in one zone",
     "exclusive_hosts": "no other group's members on the hosts",
 }
-_NUMA = {
+NUMA = {
     name.removeprefix("NUMA_POLICY_").lower(): number for name, number in placement_pb2.NumaPolicy.items() if number
 }
 _STRATEGIES = {
@@ -58,7 +58,7 @@ def options(function: Any) -> Any:
     told = "Placement: at least N members are left whichever rack is lost."
     function = click.option("--survive-rack", type=int, metavar="N", help=told)(function)
     told = "Placement: whether each member is pinned to one NUMA cell of its host."
-    function = click.option("--numa", type=click.Choice(sorted(_NUMA)), help=told)(function)
+    function = click.option("--numa", type=click.Choice(sorted(NUMA)), help=told)(function)
     told = "Placement: which one is better than another."
     return click.option("--strategy", type=click.Choice(sorted(_STRATEGIES)), help=told)(function)
 
@@ -70,7 +70,7 @@ def apply(options: Mapping[str, Any], request: Request) -> None:
     if options["strategy"]:
         policy.strategy = _STRATEGIES[options["strategy"]]
     if options["numa"]:
-        policy.numa = _NUMA[options["numa"]]
+        policy.numa = NUMA[options["numa"]]
     if options["survive_rack"] is not None:
         policy.survive.CopyFrom(group_pb2.Survive(racks=1, members=options["survive_rack"]))
     for name in _NUMBERS:

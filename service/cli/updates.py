@@ -8,7 +8,7 @@ from uuid import uuid4
 import click
 from corral.v1 import catalog_pb2_grpc, deploy_pb2, group_pb2
 
-from service.cli import errors, names
+from service.cli import errors, flags, names
 from service.cli.catalog import find_service
 from service.cli.command import Output, Session, output_option, verb
 from service.cli.explanation import amounts_text
@@ -40,6 +40,7 @@ def register(corral: click.Group) -> None:
 @click.option("--memory", type=SIZE, help="Of each member, such as 16GiB.")
 @click.option("--disk", type=SIZE, help="The root disk of each member.")
 @click.option("--gpu", "gpus", type=COUNT, multiple=True, metavar="MODEL=COUNT", help="(repeatable)")
+@flags.gpu_options
 @click.option("--no-gpus", is_flag=True, help="Members have no accelerators from now on.")
 @click.option("--role", help="Only members of this role.")
 @click.option("--in-place", is_flag=True, help="Machines stay, with their disks; else a second gang takes over.")
@@ -72,7 +73,7 @@ def _change(session: Session, told: dict[str, Any]) -> deploy_pb2.MemberChange:
     change = deploy_pb2.MemberChange(
         environment_variables=dict(told["environment"]),
         removed_environment_variables=told["dropped"],
-        gpus=[group_pb2.GpuRequest(model=model, count=number) for model, number in told["gpus"]],
+        gpus=flags.gpu_requests(told),
         no_gpus=told["no_gpus"],
         root_disk_size=told["disk"] or 0,
     )

@@ -46,6 +46,7 @@ corral config print corral.toml
 corral recover --config corral.toml
 corral plan request.json
 corral deploy request.json
+corral deploy --name pair --gpu h100=2 --gpu-same-partition --dry-run
 corral groups --filter 'status:run -host:hv9'
 corral list --status Running
 corral group chat
@@ -109,6 +110,9 @@ corral delete chat
 corral host fence hv3 --dry-run
 """.strip().splitlines()
 
+# What a member of two GPUs of one partition needs.
+JOINED = '[[hosts.partitions]]\nname = "left"\ndevices = ["0000:01:00.0", "0000:02:00.0"]\n'
+
 # `recover` has exit codes of its own: 3, since nothing was written.
 ENDS = {"corral recover --config corral.toml": 3}
 
@@ -131,8 +135,9 @@ def test_every_sub_command_has_an_example_of_its_own_which_its_help_shows() -> N
             continue
         assert command.example.startswith(words), words
         context = click.Context(command, info_name=words)
-        assert f"Example:\n  {command.example}\n" in command.get_help(context), words
-        told.append(command.example)
+        lines = command.example.splitlines()
+        assert "Example:\n  {}\n".format("\n  ".join(lines)) in command.get_help(context), words
+        told += lines
     assert sorted(told) == sorted(EXAMPLES)
 
 
@@ -178,7 +183,8 @@ async def test_every_example_does_what_it_says(
     monkeypatch.setattr(sweep, "GRACE_SECONDS", 0.0)
     monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])  # `python -m service` of this checkout
     hosts = "".join(
-        HOST.format(name=f"hv{number}", cpu=4, migrate_ms=20, live="yes") + '"gpu.h100" = "1"\n' for number in (1, 2, 3)
+        HOST.format(name=f"hv{number}", cpu=4, migrate_ms=20, live="yes") + '"gpu.h100" = "2"\n' + JOINED
+        for number in (1, 2, 3)
     )
     hosts += machine("metal3", 8, 32, ', clean = "metadata"')
     text = FILE + hosts + '[identity]\nanonymous = "loopback"\n' + a_key(tmp_path)

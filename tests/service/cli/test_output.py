@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from corral.v1 import deploy_pb2
+from corral.v1 import deploy_pb2, placement_pb2
 
 from service.cli import errors, view
 from service.cli.main import main
@@ -86,8 +86,28 @@ def test_a_request_is_told_by_options_alone(
     assert (sent.name, sent.service_creation_strategy) == ("chat", "parallel")
     assert (node.uuid, node.count, node.cpu_num, node.memory_size) == ("uuid of llama", 3, 4, 16 << 30)
     assert ([(g.model, g.count) for g in node.gpus], dict(node.environment_variables)) == ([("a100", 2)], {"A": "b=c"})
+    (gpu,) = node.gpus
+    assert (gpu.numa_policy, gpu.same_partition) == (placement_pb2.NUMA_POLICY_UNSPECIFIED, False)
     assert main(["--server", address, "plan", "request.json", "--cpu", "4"]) == errors.USAGE
     assert "--cpu stand for a request's file" in capsys.readouterr().err
+
+
+def test_options_say_where_on_its_host_a_members_gpus_are(
+    service: Service, address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("service.cli.flags._service", lambda session, wanted: f"uuid of {wanted}")
+    member = ["--server", address, "plan", "--name", "chat", "--gpu-numa", "required", "--gpu-same-partition"]
+    assert main([*member, "--gpu", "a100=2", "--gpu", "h100=1"]) == errors.OK
+    (sent,) = service.requests
+    assert isinstance(sent, deploy_pb2.PlanDistributedModelServiceRequest)
+    assert [(g.model, g.count, g.numa_policy, g.same_partition) for g in sent.model_services[0].gpus] == [
+        ("a100", 2, placement_pb2.NUMA_POLICY_REQUIRED, True),
+        ("h100", 1, placement_pb2.NUMA_POLICY_REQUIRED, True),
+    ]
+    assert main(member) == errors.USAGE
+    assert "say where the GPUs of --gpu are" in capsys.readouterr().err
+    assert main(["--server", address, "plan", "request.json", "--gpu-same-partition"]) == errors.USAGE
+    assert "--gpu-same-partition stand for a request's file" in capsys.readouterr().err
 
 
 def completed(shell: str, *words: str) -> Iterator[str]:
