@@ -23,7 +23,7 @@ from placement.modes.capacity import room_for
 from placement.modes.drain import drain, leaving
 from placement.modes.gather import gather
 from placement.modes.moves import Move, Neighbours, node_of
-from placement.modes.plans import Limits
+from placement.modes.plans import Goal, Limits
 from placement.modes.rebalance import rebalance
 from placement.modes.roll import roll
 from placement.resources import InvalidPlacementInput
@@ -79,13 +79,21 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--at-once", type=int, default=1, help="so many hosts at a time at most (default 1)")
     command.set_defaults(run=_roll)
     for name, run, text in (
-        ("rebalance", _rebalance, "moves after which no host is much fuller than the others, as JSON"),
+        ("rebalance", _rebalance, "moves after which hosts are more evenly full, or more of them free, as JSON"),
         ("gather", _gather, "moves after which the free room is worth more, as JSON"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("snapshot")
         command.add_argument("--most-moves", type=int, default=10, help="no more moves than this (default 10)")
         command.set_defaults(run=run)
+    commands.choices["rebalance"].add_argument(
+        "--goal",
+        type=Goal,
+        choices=list(Goal),
+        default=Goal.EVEN_LOAD,
+        metavar="{" + ",".join(Goal) + "}",
+        help="what for (default even_load)",
+    )
     command = commands.add_parser("room", help="how many more nodes like the request's first one fit, as JSON")
     command.add_argument("snapshot")
     command.add_argument("request")
@@ -208,9 +216,12 @@ def _rebalance(options: argparse.Namespace) -> int:
     snapshot = codec.read_snapshot(_read(options.snapshot))
     groups = _each_alone(snapshot)
     with _deadline(options.deadline_ms) as stop:
-        plan = rebalance(snapshot, groups, Limits(options.most_moves), stop=stop)
+        plan = rebalance(snapshot, groups, Limits(options.most_moves, goal=options.goal), stop=stop)
     zones = [{"zone": z.zone, "before": z.before, "after": z.after, "bound": z.bound} for z in plan.zones]
-    print(codec.dumps({"moves": _moves(plan.moves), "fullest": zones, "proof": plan.proof.value}))
+    told: dict[str, Any] = {"moves": _moves(plan.moves), "fullest": zones, "proof": plan.proof.value}
+    if options.goal is Goal.FREE_HOSTS:
+        told |= {"freed": list(plan.freed), "most_freed": plan.most_freed}
+    print(codec.dumps(told))
     return 0
 
 

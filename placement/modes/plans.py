@@ -59,18 +59,28 @@ class Cause(StrEnum):
 
     RULE = "rule"
     LOAD = "load"
+    FREE = "free"
+
+
+class Goal(StrEnum):
+    """What moves are for once no rule is broken: hosts that are evenly full, or as many free ones as possible."""
+
+    EVEN_LOAD = "even_load"
+    FREE_HOSTS = "free_hosts"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """``threshold``, ``least_gain``: in thousandths of a host. ``resources``: whose load counts; empty: of all that
-    members ask for. ``within``: the hosts that may be left and gone to; None: all."""
+    members ask for. ``within``: the hosts that may be left and gone to; None: all. Threshold,
+    gain and resources count for ``Goal.EVEN_LOAD`` alone."""
 
     most_moves: int = 10
     threshold: int = 200
     least_gain: int = 50
     resources: tuple[str, ...] = ()
     within: frozenset[str] | None = None
+    goal: Goal = Goal.EVEN_LOAD
 
     def __post_init__(self) -> None:
         checked_integer("limits.most_moves", self.most_moves, 0, MAX_NODES)
@@ -81,8 +91,8 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Step:
     """A move. ``gain``: of a rule, how much less is missed by it and its ``together`` fellows; of load, how much less
-    full the fuller of the two hosts is, in thousandths. ``together``: a number that steps share which only as a whole
-    mend their rule."""
+    full the fuller of the two hosts is, in thousandths; of a host that becomes free, 1. ``together``: a number that
+    steps share which only as a whole mend their rule, or free their host."""
 
     move: Move
     cause: Cause
@@ -95,7 +105,9 @@ class Step:
 class Rebalance:
     """``steps`` in their order. ``broken``: what was, and ``left``: what still is; ``missed``, ``missed_after``: by how
     much in all. ``least_moves``: no moves that mend all that is broken are fewer. ``zones``: the fullest host of each.
-    ``proof``: optimal where all is mended by so many moves, and no zone can be more even by as many as are allowed.
+    ``freed``: the hosts that become free, of which no moves that are left once all is mended free more than
+    ``most_freed``; both of ``Goal.FREE_HOSTS`` alone. ``proof``: optimal where all is mended by so many moves, and no
+    zone can be more even by as many as are allowed; or no more hosts can be freed, nor as many by fewer moves.
     """
 
     steps: tuple[Step, ...]
@@ -108,6 +120,8 @@ class Rebalance:
     cost: int
     proof: Proof
     stopped: bool = False
+    freed: tuple[str, ...] = ()
+    most_freed: int = 0
 
     @property
     def moves(self) -> tuple[Move, ...]:

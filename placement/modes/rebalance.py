@@ -1,4 +1,5 @@
 """A bounded number of moves after which fewer rules are broken, and no host is much fuller than the others of its zone.
+Or, by choice, after which more hosts are free (``consolidate.py``).
 
 First what is broken: whoever leaves together so that a rule holds again, the fewest members first. Then load: from the
 fullest host a member goes where the fuller of the two hosts becomes less full. Each step gains, measured on the fleet
@@ -11,24 +12,22 @@ Nothing swings: a step of load makes the sorted list of loads smaller, the fulle
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from placement.constraints import Constraint, SpareHosts, SpreadOver, Together, Within
-from placement.engine import DEFAULT, place
-from placement.model import Host, Member, Policy, Proof, Request, Snapshot, Status, left
+from placement.constraints import SpareHosts
+from placement.engine import DEFAULT
+from placement.model import Member, Policy, Proof, Snapshot
+from placement.modes.consolidate import Emptied, consolidate
 from placement.modes.load import Load, Loads, least_peaks
 from placement.modes.moves import Move, Neighbours
-from placement.modes.plans import Cause, Fault, Limits, Rebalance, Rule, Step
+from placement.modes.plans import Cause, Fault, Goal, Limits, Rebalance, Rule, Step
+from placement.modes.seating import Seating
 from placement.modes.standing import Standing
 from placement.stop import Stop, never
 
 LOOKED = 16
 """Among how many ways to mend something with the fewest moves the best one is taken."""
-TRIES = 2
-"""How many places of one chunk are looked at where rules of others, or a wish, speak against the first."""
-CHUNKS = (1, 8)
-"""How many hosts, the best first, a member is tried on before it may go to any of them."""
 
 
 def rebalance(
@@ -51,11 +50,16 @@ def rebalance(
     before = Loads.of(standing.hosts, standing.owner, names, limits.within)
     search.repair()
     mended = len(search.steps)
-    search.level(before.resources)
+    emptied: Emptied | None = None
+    if limits.goal is Goal.FREE_HOSTS:
+        emptied = search.free()
+    else:
+        search.level(before.resources)
     after = Loads.of(standing.hosts, standing.owner, names, limits.within)
     zones = least_peaks(before, after, limits.most_moves)
     rest = search.broken()
-    whole = not rest and mended == least and all(zone.after == zone.bound for zone in zones)
+    gained = all(zone.after == zone.bound for zone in zones) if emptied is None else emptied.best
+    whole = not rest and mended == least and gained
     return Rebalance(
         tuple(search.steps),
         tuple(fault for _, fault in broken),
@@ -67,6 +71,8 @@ def rebalance(
         sum(groups[standing.owner[step.move.member]].costs[step.move.member] for step in search.steps),
         Proof.OPTIMAL if whole else Proof.GAP,
         stop(),
+        tuple(host for host, _ in emptied.hosts) if emptied else (),
+        emptied.bound if emptied else 0,
     )
 
 
@@ -79,8 +85,10 @@ class _Search:
     steps: list[Step] = field(default_factory=list)
     parts: int = 0
     spare: int = field(init=False)
+    seating: Seating = field(init=False)
 
     def __post_init__(self) -> None:
+        self.seating = Seating(self.standing, self.limits, self.policy, self.stop)
         rules = (rule for group in self.standing.groups for rule in group.constraints if isinstance(rule, SpareHosts))
         self.spare = max((rule.count for rule in rules), default=0)
 
@@ -89,9 +97,6 @@ class _Search:
         """How many more moves may be made."""
         return self.limits.most_moves - len(self.steps)
 
-    def _inside(self, host: str) -> bool:
-        return self.limits.within is None or host in self.limits.within
-
     # --- what is broken -----------------------------------------------------------------------------------------------
 
     def broken(self) -> list[tuple[int, Fault]]:
@@ -99,10 +104,12 @@ class _Search:
         standing = self.standing
         found = []
         for number, group in enumerate(standing.groups):
-            if standing.counted[number][0] and any(self._inside(standing.where[node.id]) for node in group.nodes):
+            if standing.counted[number][0] and any(
+                self.seating.inside(standing.where[node.id]) for node in group.nodes
+            ):
                 found += [(number, fault) for fault in standing.faults(number)]
         for host, over in standing.over.items():
-            if over and self._inside(host):
+            if over and self.seating.inside(host):
                 found += [(-1, fault) for fault in standing.overfull(host)]
         return found
 
@@ -136,14 +143,14 @@ class _Search:
     def _may_leave(self, members: tuple[str, ...]) -> bool:
         standing = self.standing
         mine = all(m in standing.owner and m not in standing.moved for m in members)
-        inside = mine and all(self._inside(standing.where[m]) for m in members)
+        inside = mine and all(self.seating.inside(standing.where[m]) for m in members)
         return inside and len(members) <= self.room and len({standing.owner[m] for m in members}) == 1
 
     def _mending(self, members: tuple[str, ...], fault: Fault) -> tuple[int, Sequence[Move], Fault] | None:
         """(how much less is missed, the moves, what they are for)."""
-        targets = self._targets(members)
+        targets = self.seating.targets(members)
         for relaxed in (False, True):
-            found = [(self._won(moves), moves) for moves in self._seats(members, targets, relaxed)]
+            found = [(self._won(moves), moves) for moves in self.seating.seats(members, targets, relaxed)]
             gain, moves = max(found, key=lambda entry: entry[0], default=(0, []))
             if gain > 0:
                 return gain, moves, fault
@@ -186,7 +193,7 @@ class _Search:
         for member, targets in self._promising(loads, host, members):
             if self.stop():
                 return False
-            if any(self._gained(loads, moves[0]) for moves in self._seats((member.id,), targets, False)):
+            if any(self._gained(loads, moves[0]) for moves in self.seating.seats((member.id,), targets, False)):
                 return True
         return False
 
@@ -226,85 +233,15 @@ class _Search:
         self.steps.append(Step(move, Cause.LOAD, gain, self.parts))
         return True
 
-    # --- where members go ---------------------------------------------------------------------------------------------
+    # --- whole hosts --------------------------------------------------------------------------------------------------
 
-    def _targets(self, members: Sequence[str]) -> list[str]:
-        """The hosts that may take some of them, the least full first."""
-        standing = self.standing
-        nodes = [standing.nodes[m] for m in members]
-        names = tuple(sorted({name for node in nodes for name in node.demand}))
-        away = {standing.where[m] for m in members}
-        found = [
-            (Load.of(host, names), name)
-            for name, host in standing.held.items()
-            if host.schedulable and name not in away and self._inside(name)
-            if any(all(host.free(r) >= amount for r, amount in node.demand.items()) for node in nodes)
-        ]
-        return [name for _, name in sorted(found)]
-
-    def _seats(self, members: Sequence[str], targets: Sequence[str], relaxed: bool) -> Iterator[list[Move]]:
-        """Some ways for them to go together, on the fleet as it is while all are under way, the likely best first.
-        ``relaxed``: rules of theirs that are broken anyway do not keep them from a better place."""
-        request = self._request(members, relaxed)
-        if request is None:
-            return
-        where, tried = self.standing.where, request.excluded_hosts
-        for names in _chunks(targets, CHUNKS):
-            allowed = frozenset(names) - tried
-            for _ in range(TRIES if allowed and not self.stop() else 0):
-                fleet = self._around(request, allowed, members)
-                asked = replace(request, excluded_hosts=frozenset(host.id for host in fleet.hosts) - allowed)
-                decision = place(fleet, asked, self.policy, self.stop)
-                if decision.status is not Status.PLACED:
-                    break
-                yield [Move(a.node, where[a.node], a.host, a.cells, a.devices) for a in decision.assignments]
-                tried |= {decision.assignments[0].host}
-                allowed -= tried
-                if not allowed:
-                    break
-
-    def _request(self, members: Sequence[str], relaxed: bool) -> Request | None:
-        """The members as a gang whose fellows stay; None where nothing is left to be relaxed."""
-        standing = self.standing
-        number = standing.owner[members[0]]
-        group = standing.groups[number]
-        rules: list[Constraint] = [rule for rule in group.constraints if not isinstance(rule, SpareHosts)]
-        if relaxed:
-            kept: list[Constraint] = [rule for rule in rules if not isinstance(rule, SpreadOver | Within | Together)]
-            if len(kept) == len(rules):
-                return None
-            rules = kept
-        others = {node.id: standing.where[node.id] for node in group.nodes if node.id not in members}
-        return Request(
-            tuple(standing.nodes[m] for m in members),
-            constraints=tuple(rules),
-            excluded_hosts=group.excluded_hosts | {standing.where[m] for m in members},
-            staying={**group.staying, **others},
-        )
-
-    def _around(self, request: Request, allowed: Iterable[str], members: Sequence[str]) -> Snapshot:
-        """The part of the fleet that it is about: hosts that it may use, and those of members whom its rules name."""
-        standing = self.standing
-        names = {*allowed, *request.staying.values()}
-        for rule in request.constraints:
-            names |= standing.bearing(rule)
-        gone = set(members)
-        hosts: dict[str, Host] = {}
-        for name in names:
-            host = standing.held[name]
-            for member in [m for m in host.members if m.id in gone]:
-                host = left(host, member)
-            hosts[name] = host
-        return Snapshot(tuple(hosts[name] for name in sorted(hosts)), standing.snapshot.flavours)
-
-
-def _chunks(targets: Sequence[str], sizes: Sequence[int]) -> Iterator[Sequence[str]]:
-    """The first few, then some more, then all of them."""
-    for size in sizes:
-        if size < len(targets):
-            yield targets[:size]
-    if targets:
-        yield targets
+    def free(self) -> Emptied:
+        """Empty whole hosts by the moves that are left."""
+        found = consolidate(self.seating, self.room)
+        for _, moves in found.hosts:
+            self.parts += 1
+            self.steps += [Step(move, Cause.FREE, 1, self.parts) for move in moves]
+        return found
 
 
 def _least_moves(standing: Standing, broken: Sequence[tuple[int, Fault]]) -> int:

@@ -9,7 +9,7 @@ from placement.check import Violation, check, missed
 from placement.constraints import Constraint, SpareHosts
 from placement.model import Assignment, Decision, Host, Member, Node, Request, Snapshot, Status, joined, left
 from placement.modes.moves import Move, Neighbours
-from placement.modes.plans import Cause, Limits, Rebalance
+from placement.modes.plans import Cause, Goal, Limits, Rebalance
 
 _PER_HOST = 1000
 _OF_THE_SEAT = frozenset(
@@ -80,6 +80,23 @@ def _carried_out(
         there = [_load(h, names) for h in now.values() if _counts(h, zone.zone, limits.within)]
         if max(there, default=0) != zone.after or zone.bound > zone.after:
             yield Violation("zones", f"{zone.zone} is not {zone.bound} <= {zone.after}")
+    yield from _freed(snapshot, limits, plan, now)
+
+
+def _freed(snapshot: Snapshot, limits: Limits, plan: Rebalance, now: Mapping[str, Host]) -> Iterator[Violation]:
+    """What is wrong with the hosts that are told to become free, and with the moves that are for it."""
+    empty = {host.id for host in snapshot.hosts if host.empty}
+    freeing = [step.move for step in plan.steps if step.cause is Cause.FREE]
+    if limits.goal is not Goal.FREE_HOSTS and (freeing or plan.freed or plan.most_freed):
+        yield Violation("freed", "hosts are freed without being asked for")
+    if len(set(plan.freed)) < len(plan.freed) or len(plan.freed) > plan.most_freed:
+        yield Violation("freed", f"{len(plan.freed)} hosts, at most {plan.most_freed}, or one twice")
+    if any(not now[host].empty or not now[host].schedulable or host in empty for host in plan.freed):
+        yield Violation("freed", "a host is not free after the moves, was free before, or is closed")
+    if {move.source for move in freeing} != set(plan.freed):
+        yield Violation("freed", "a move frees no host, or a host is freed by none")
+    if any(move.target in empty for move in freeing):
+        yield Violation("freed", "a host that is free is gone to")
 
 
 def _counts(host: Host, zone: str, inside: frozenset[str] | None) -> bool:

@@ -162,6 +162,16 @@ def test_moves_and_room_can_be_asked_offline(tmp_path: Path, capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out) == {"moves": [move], "gain": 1000}
     assert main(["room", str(fleet), str(ask)]) == 0
     assert json.loads(capsys.readouterr().out) == {"count": 4, "bound": 4, "by_zone": {"z": 4}}
+    hosts[0]["members"] = members[:1]
+    fleet.write_text(json.dumps({"hosts": hosts}))
+    assert main(["rebalance", str(fleet), "--goal", "free_hosts"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "moves": [move],
+        "fullest": [{"zone": "z", "before": 500, "after": 1000, "bound": 500}],
+        "proof": "optimal",
+        "freed": ["h0"],
+        "most_freed": 1,
+    }
 
 
 def test_a_wrong_decision_is_told_and_never_passes(
