@@ -19,7 +19,7 @@ def begun(directory: Path) -> int:
 
 
 def test_what_ends_by_itself_is_not_run_again(tmp_path: Path) -> None:
-    done = subprocess.run([KEEP, "sh", "-c", "echo begun >> log; exit 3"], cwd=tmp_path, timeout=20, check=False)
+    done = subprocess.run([KEEP, "sh", "-c", "echo begun >> log; exit 3"], cwd=tmp_path, timeout=120, check=False)
     assert (done.returncode, begun(tmp_path)) == (3, 1)
 
 
@@ -27,7 +27,7 @@ def test_what_a_signal_ends_is_run_again_until_the_keeper_is_told_to_end(tmp_pat
     keeper = subprocess.Popen([KEEP, "sh", "-c", CRASH], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: begun(tmp_path) >= 2, 60, "a second run")
     keeper.terminate()  # most likely between two runs
-    _, told = keeper.communicate(timeout=20)
+    _, told = keeper.communicate(timeout=120)
     assert "ended by signal 9, and is started again" in told
 
 
@@ -36,5 +36,5 @@ def test_who_ends_the_keeper_ends_what_it_keeps(tmp_path: Path) -> None:
     keeper = subprocess.Popen([KEEP, "sh", "-c", command], cwd=tmp_path)
     wait_until(lambda: begun(tmp_path) == 1, 60, "the first run")
     keeper.terminate()
-    assert keeper.wait(20) == 0
+    assert keeper.wait(120) == 0
     assert (tmp_path / "log").read_text() == "begun\nended\n"

@@ -16,7 +16,7 @@ PIP = "'^(Collecting|Processing) ([^=; ]+)'"
 def counted(directory: Path, total: str, pattern: str, command: str) -> subprocess.CompletedProcess[str]:
     """What the function does with a command of bash."""
     script = f"set -euo pipefail\n{FUNCTIONS}counted {directory}/log {total} {pattern} bash -c {command!r}"
-    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_every_tenth_is_told_and_all_of_them_at_the_end(tmp_path: Path) -> None:

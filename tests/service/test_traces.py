@@ -70,13 +70,13 @@ async def test_a_deploy_is_one_trace_from_the_rpc_to_the_hosts(
     for span in spans:
         by_name.setdefault(span.name, []).append(span)
     (call,) = by_name[DEPLOY]
-    (plan,) = by_name["reconcile plan"]
     assert call.parent is None
-    assert plan.parent.span_id == call.context.span_id
-    assert plan.attributes["corral.group"] == group.uuid
-    (planner,) = by_name["planner place"]
-    assert planner.parent.span_id == plan.context.span_id
-    assert planner.attributes["corral.nodes"] == 2
+    # More than one where a claim was lost or a host had not answered yet.
+    plans = {plan.context.span_id: plan for plan in by_name["reconcile plan"]}
+    assert {plan.parent.span_id for plan in plans.values()} == {call.context.span_id}
+    assert {plan.attributes["corral.group"] for plan in plans.values()} == {group.uuid}
+    assert {planner.parent.span_id for planner in by_name["planner place"]} <= set(plans)
+    assert {planner.attributes["corral.nodes"] for planner in by_name["planner place"]} == {2}
     creates = {span.context.span_id for span in by_name["reconcile create"]}
     assert {span.parent.span_id for span in by_name["simulated create"]} <= creates
     assert len(by_name["simulated create"]) == 2

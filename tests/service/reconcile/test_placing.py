@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from placement.model import Decision, Policy, Request, Snapshot, Status
 from service.domain.fleet import HostState
@@ -18,7 +19,8 @@ from service.lifecycle.facts import Fenced
 from service.lifecycle.transitions import SEARCH_GOES_ON
 from service.planning.planner import InlinePlanner, Planned
 from service.reconcile import placing
-from service.store import fleet, groups
+from service.store import fleet, groups, schema
+from service.store.connection import Connection
 from service.transactions.changes import apply
 from tests.support.builders import host, spec
 from tests.support.control_plane import CALLER, ControlPlane, control_plane
@@ -74,9 +76,23 @@ async def test_a_deploy_is_searched_for_again_with_more_time_and_other_ties_unti
 
 async def test_a_deadline_ends_the_search_and_nobody_says_that_there_is_no_room() -> None:
     async with control_plane() as plane:
-        hesitant(plane, 1_000)
+        hesitant(plane, 1_000_000)
+        started = await plane.groups.deploy(CALLER, DeployRequest(spec(2, deadline_ms=600_000)))
+        uuid = started.group.uuid
+
+        def it_has_come(connection: Connection) -> None:
+            row, past = schema.groups.c, groups.load(connection, uuid).created_at
+            changed = update(schema.groups).where(row.uuid == uuid).values(deadline_at=past, version=row.version + 1)
+            connection.execute(changed)
+
+        async def follow() -> None:
+            async for event in plane.groups.follow(uuid, started.after_revision):
+                if event.group is not None and event.group.reason == SEARCH_GOES_ON:
+                    await plane.store.write(it_has_come)
+                    plane.reconciler.poke(uuid)
+
         with pytest.raises(DeployFailed, match="at its deadline: no placement was found or ruled out"):
-            await plane.deploy(DeployRequest(spec(2, deadline_ms=2_500)))
+            await follow()
 
 
 async def test_without_a_deadline_the_search_has_its_patience_and_ends_undecided(

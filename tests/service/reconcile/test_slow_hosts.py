@@ -6,10 +6,12 @@ An older copy of the database may be told by that host alone, and machines that 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from service.domain.fleet import HostStatus
 from service.domain.groups import GroupStatus
 from service.domain.specs import DeployRequest, FailurePolicy
 from service.reconcile import manager
@@ -17,7 +19,8 @@ from service.reconcile.database_time import DatabaseTime
 from service.reconcile.manager import Reconciler
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.worker import LEASE_MS, GroupWorker
-from service.store import clock, groups
+from service.store import clock, fleet, groups
+from service.store.connection import Connection
 from tests.support.builders import host, spec
 from tests.support.control_plane import CALLER, ControlPlane, control_plane
 
@@ -33,6 +36,19 @@ async def work(plane: ControlPlane, uuid: str) -> None:
     worker = GroupWorker(plane.reconciler._context, uuid, epoch, now + LEASE_MS, taken, all_hinted=True)
     async with asyncio.timeout(60):
         await worker.run()
+
+
+def nobody_knows(connection: Connection) -> None:
+    """As a process's start writes it before it asks any host."""
+    for uuid in fleet.hosts(connection):
+        fleet.set_status(connection, uuid, HostStatus.CONNECTING)
+
+
+async def eventually(true: Callable[[], bool]) -> None:
+    """Wait until something is so; fails where it never comes."""
+    async with asyncio.timeout(60):
+        while not true():  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(0.01)
 
 
 async def test_until_every_host_was_looked_at_nothing_is_concluded_of_what_ran_before() -> None:
@@ -56,7 +72,9 @@ async def test_a_start_waits_for_its_slow_hosts_and_serves_new_groups_meanwhile(
 ) -> None:
     monkeypatch.setattr(manager, "FIRST_PROBE_SECONDS", 0.0)
     async with control_plane(hosts=(host(1), host(2))) as plane:
+        await eventually(lambda: all(known.settled for known in plane.reconciler.monitors.values()))
         await plane.reconciler.stop(5.0)
+        await plane.store.write(nobody_knows)
         answers = asyncio.Event()
         slow = plane.drivers[f"{2:032x}"]
         probe = slow.probe
@@ -81,8 +99,6 @@ async def test_a_start_waits_for_its_slow_hosts_and_serves_new_groups_meanwhile(
             assert told[-1].group is not None
             assert told[-1].group.status is GroupStatus.RUNNING
             answers.set()
-            async with asyncio.timeout(60):
-                while not plane.custody.judged:  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
+            await eventually(lambda: plane.custody.judged)
         finally:
             await again.stop(5.0)
