@@ -85,6 +85,7 @@ def warnings(config: Config) -> tuple[str, ...]:
         for variable, secret in unknown_secrets(entry.environment, secrets.__contains__)
     ]
     found += _of_callers(config)
+    found += _of_partitions(config)
     keys = {
         f"credentials.{name}": Path(p)
         for name, of in config.credentials.items()
@@ -126,6 +127,21 @@ def _of_callers(config: Config) -> Iterator[str]:
             for project in named_in
             if project not in projects
         )
+
+
+def _of_partitions(config: Config) -> Iterator[str]:
+    """Which devices of partitions are given to nobody, so that a partition joins fewer than its author thinks."""
+    of_hosts = {host.name: kinds.KINDS[host.address.driver] for host in config.hosts}
+    for one in config.devices.partitions:
+        where, kind = f"hosts.{one.host}.partitions.{one.name}", of_hosts[one.host]
+        if kind.counts_devices:
+            yield f"{where}: {kind.name} hosts' devices are only counted: nobody is given them by partition"
+        elif not kind.offers_devices:
+            yield from (
+                f"{where}.devices: no rule of [[devices]] offers {address} of this host: the partition is without it"
+                for address in one.addresses
+                if not config.devices.may_offer(one.host, address)
+            )
 
 
 def _is_open(path: Path) -> bool:

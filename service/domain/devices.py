@@ -188,6 +188,16 @@ class DeviceRules:
         """The partition of each address of the host that is in one."""
         return {at: one.name for one in self.partitions if one.host == host_name for at in one.addresses}
 
+    def may_offer(self, host_name: str, address: str) -> bool:
+        """Whether a rule could offer an accelerator there, by the addresses and hosts that rules name: what it is by
+        vendor, product and class its host alone knows."""
+        return any(
+            rule.kind is RuleKind.GPU
+            and (not rule.hosts or host_name in rule.hosts)
+            and (not rule.addresses or address in rule.addresses)
+            for rule in self.rules
+        )
+
 
 def partition_violations(partitions: Sequence[Partition]) -> Iterator[tuple[int, FieldViolation]]:
     """What is wrong with the partitions of one host, by their positions."""

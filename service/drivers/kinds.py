@@ -55,6 +55,7 @@ class Kind:
     `boots_files`: whether the files of images must be on the service's machine.
     `in_memory(address)`: whether every process of the service would see a machine of its own.
     `counts_devices`: whether its operator says how many devices it has; of others they are found, one by one.
+    `offers_devices`: whether a host itself says what its devices are, so that they need no rule.
     `machine_type(address)`: whether such a host is a hypervisor or bare metal.
     `make_seated(host, cluster_id, seats)`: the driver of a kind that remembers its machines' seats, in place of `make`.
     `takes_username`: whether its operator names an account, whatever the transport.
@@ -72,6 +73,7 @@ class Kind:
     boots_files: bool = True
     in_memory: Callable[[HostAddress], bool] = lambda _address: False
     counts_devices: bool = False
+    offers_devices: bool = False
     machine_type: Callable[[HostAddress], str] = lambda _address: VIRTUAL_MACHINE
     make_seated: Callable[[Host, str, Seats], HostDriver] | None = None
     takes_username: bool = False
@@ -373,6 +375,7 @@ KINDS: Mapping[str, Kind] = {
             "simulated",
             _simulated,
             _check_simulated,
+            offers_devices=True,
             transports=("none",),
             file_transports=("unix", "test"),
             options=frozenset(

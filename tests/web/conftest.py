@@ -15,7 +15,10 @@ from tests.web import browser
 
 HOSTS = 10
 GPU_HOST = 3
-"""The number of the host that has devices, two of them."""
+"""The number of the host that has devices: two of them in two NUMA cells, joined."""
+
+
+JOINED = '[[hosts.partitions]]\nname = "nvlink-0"\ndevices = ["0000:01:00.0", "0000:02:00.0"]\n'
 
 
 def configuration(directory: Path, hosts: int = HOSTS, *, boot_ms: int = 50) -> str:
@@ -65,7 +68,7 @@ live_migration = "yes"
 busy = "25"
 migrate_ms = "{boot_ms}"
 """
-    devices = '"gpu.h100" = "2"\n'
+    devices = '"gpu.h100" = "2"\nnuma = "2"\n' + JOINED
     listed = (
         one.format(number=n, zone=("east", "west")[n % 2], rack=n % 5, cpu=(8, 16)[n % 2], boot_ms=boot_ms)
         + (devices if n == GPU_HOST else "")

@@ -28,6 +28,12 @@ def test_devices_are_listed_and_one_that_is_out_of_service_is_never_free(page: P
     rows = page.texts("[aria-label=Devices] tbody tr")
     (taken,) = [row for row in rows if "claimed" in row]
     assert "with-device rank 0" in taken
+    heads = page.texts("[aria-label=Devices] thead th")
+    cells = [row.split("\t") for row in rows]
+    assert sorted(row[heads.index("NUMA cell")] for row in cells) == ["0", "1"]
+    assert {row[heads.index("Partition")] for row in cells} == {"nvlink-0"}
+    assert page.texts("#partitions li") == ["nvlink-0: 1 of 2 available, of NUMA cells 0 and 1"]
+    assert page.accessibility() == []
     (free,) = [one["key"] for one in found["devices"] if one["key"] not in taken]
     page.script(
         "[...document.querySelectorAll('[aria-label=Devices] tr')].find((e) => e.textContent.includes(arguments[0]))"
@@ -51,6 +57,7 @@ def test_devices_are_listed_and_one_that_is_out_of_service_is_never_free(page: P
     page.until(lambda: page.text("#device-states") == "1 claimed, 1 available", "it in service")
     http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
     page.until(lambda: page.text("#device-states") == "2 available", "nobody on it")
+    assert page.texts("#partitions li") == ["nvlink-0: 2 of 2 available, of NUMA cells 0 and 1"]
 
 
 def test_what_guests_use_is_drawn_apart_from_what_is_claimed_and_told_alike_everywhere(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from service.config.file import ConfigError, parse
+from service.config.file import ConfigError, parse, warnings
 from service.domain.devices import Clean, PciFunction, Unit, units
 from tests.support.whole import config_text
 
@@ -90,3 +91,29 @@ def test_a_partition_is_named_by_its_host_and_told_where_it_contradicts(tmp_path
     assert any("partitions[1].name" in one and "another partition" in one for one in told)
     assert any("partitions[1].devices" in one and "'5:0', which is no PCI address" in one for one in told)
     assert any("partitions[2].devices" in one and "0000:09:00.0, which is in 'left' as well" in one for one in told)
+
+
+def test_devices_of_a_partition_that_no_rule_offers_are_told_as_a_warning(tmp_path: Path) -> None:
+    host = '\n[[hosts]]\nname = "{}"\nzone = "zone-1"\ndriver = "{}"\ntransport = "{}"\n'
+    left = '\n[[hosts.partitions]]\nname = "left"\ndevices = ["0000:05:00.0", "0000:09:00.0"]\n'
+    by_place = '\n[[devices]]\nmodel = "by-place"\naddresses = ["0000:09:00.0"]\nhosts = ["hv1"]\n'
+    companion = '\n[[devices]]\nkind = "companion"\nvendor = "10de"\nproduct = "22bc"\n'
+
+    def told(driver: str, rules: str, transport: str = "unix") -> list[str]:
+        of = parse(config_text(0, extra=host.format("hv1", driver, transport) + left + rules), tmp_path)
+        return [line for line in warnings(of) if "partitions" in line]
+
+    missing = "hosts.hv1.partitions.left.devices: no rule of [[devices]] offers 0000:05:00.0 of this host"
+    (line,) = told("libvirt", by_place + companion)
+    assert line.startswith(missing)
+    assert len(told("libvirt", companion)) == 2, "a companion is offered to nobody by itself"
+    assert len(told("libvirt", by_place.replace("hv1", "hv2"))) == 2, "a rule of another host"
+    assert told("libvirt", RULES) == [], "by vendor and product it may be any of the host's"
+    assert told("simulated", "", "none") == [], "such a host offers its devices itself"
+    of = parse(config_text(0, extra=host.format("hv1", "simulated", "none") + left), tmp_path)
+    (simulated,) = of.hosts
+    metal = replace(of, hosts=(replace(simulated, address=replace(simulated.address, driver="redfish")),))
+    (line,) = [line for line in warnings(metal) if "partitions" in line]
+    assert (
+        line == "hosts.hv1.partitions.left: redfish hosts' devices are only counted: nobody is given them by partition"
+    )

@@ -5,6 +5,8 @@ import { call } from "./api.js";
 import { Ask, Problem, Status, Table, useAnswer } from "./parts.js";
 import { bytes, clock } from "./units.js";
 
+const byName = new Intl.Collator(undefined, { numeric: true }).compare;
+
 export function Devices({ host, picture, may }) {
   const told = useAnswer((signal) => call("GET", `/corral/v1/hosts/${host.uuid}`, undefined, signal), [host]);
   const [ask, setAsk] = useState(null);
@@ -34,11 +36,25 @@ export function Devices({ host, picture, may }) {
   return html`${copies}<h2>Devices</h2>
     <${Problem} is=${told.problem} />
     ${told.value && html`<p id="device-states">${states.join(", ")}</p>
-      <${Table} caption="Devices" items=${devices} keyOf=${(one) => one.key} head=${["Device", "Model", "State", "Has it", "NUMA cell", "IOMMU group", "With it", "Why", ...(may("admin") ? ["Do"] : [])]}
+      <${Partitions} of=${devices} />
+      <${Table} caption="Devices" items=${devices} keyOf=${(one) => one.key} head=${["Device", "Model", "State", "Has it", "NUMA cell", "Partition", "IOMMU group", "With it", "Why", ...(may("admin") ? ["Do"] : [])]}
         row=${(one) => html`<th scope="row"><code>${one.key}</code></th><td>${one.model}</td><td><${Status} is=${one.state} /></td><td>${holder(one, picture)}</td>
-          <td>${one.numaCell ?? "—"}</td><td>${one.iommuGroup ?? "—"}</td><td>${(one.functions || []).filter((address) => address !== one.key).join(", ")}</td><td>${one.reason}</td>
+          <td>${one.numaCell ?? "—"}</td><td>${one.partition || "—"}</td><td>${one.iommuGroup ?? "—"}</td><td>${(one.functions || []).filter((address) => address !== one.key).join(", ")}</td><td>${one.reason}</td>
           ${may("admin") && html`<td>${one.state === "quarantined" ? html`<button onClick=${() => takeBack(one)}>Take back…</button>` : one.state !== "gone" && html`<button onClick=${() => takeOut(one)}>Take out…</button>`}</td>`}`} />`}
     <${Ask} ask=${ask} close=${() => setAsk(null)} />`;
+}
+
+// Which of the devices are joined, and how many of each such partition are free: so many a member can have together.
+function Partitions({ of }) {
+  const names = [...new Set(of.map((one) => one.partition).filter(Boolean))].sort(byName);
+  if (!names.length) return null;
+  const line = (name) => {
+    const mine = of.filter((one) => one.partition === name);
+    const cells = [...new Set(mine.map((one) => one.numaCell).filter((cell) => cell !== undefined))].sort((a, b) => a - b);
+    const where = cells.length ? `, of NUMA ${cells.length > 1 ? "cells" : "cell"} ${cells.join(" and ")}` : "";
+    return html`<li key=${name}><strong>${name}</strong>: ${mine.filter((one) => one.state === "available").length} of ${mine.length} available${where}</li>`;
+  };
+  return html`<h3 id="partitions-title">Partitions</h3><ul id="partitions" aria-labelledby="partitions-title">${names.map(line)}</ul>`;
 }
 
 // Copies of images on the host that this installation has made.

@@ -162,7 +162,7 @@ export function Host({ picture, loading, uuid, may }) {
     <section aria-label="Resources">${Object.entries(host.resources).map(([name, of]) => html`<div key=${name} class="line wide"><span>${label(name)}</span>
       <${Bar} resource=${name} of=${of} open=${open(host)} stranded=${stranded(host).includes(name)} quarantined=${host.quarantined[name]} used=${picture.usedOf(uuid)[name]} />
       <span>${amount(name, of[3])} claimed${usedText(name, picture.usedOf(uuid))}, ${amount(name, of[4])} other machines${host.quarantined[name] > 0 && ` (${amount(name, host.quarantined[name])} in quarantine or out of service)`}, ${amount(name, of[1])} reserved, of ${amount(name, of[0])}</span></div>`)}
-      ${Object.keys(host.cells).length > 1 && Object.entries(host.cells).map(([number, cell]) => html`<h3 key=${number}>NUMA cell ${number}</h3>
+      ${Object.keys(host.cells).length > 1 && Object.entries(host.cells).map(([number, cell]) => html`<h2 key=${number}>NUMA cell ${number}</h2>
         ${Object.entries(cell).map(([name, of]) => html`<div key=${name} class="line wide"><span>${label(name)}</span><${Bar} resource=${name} of=${of} open=${open(host)} />
           <span>${amount(name, of[3])} claimed by members pinned to it, ${amount(name, of[4])} other machines, ${amount(name, of[1])} reserved, of ${amount(name, of[0])}</span></div>`)}`)}
       <${Legend} /></section>
