@@ -43,7 +43,7 @@ def test_a_page_asks_for_a_token_and_offers_what_its_role_may_see(page: Page) ->
     page.type("#token", "wrong")
     page.click("form button")
     page.until(lambda: "unknown" in page.text("main .problem"), "the refusal")
-    everything = ["Fleet", "Groups", "Plan", "Images", "Quarantine", "Decisions", "Usage", "Audit"]
+    everything = ["Fleet", "Groups", "Plan", "Images", "Rolls", "Quarantine", "Decisions", "Usage", "Audit"]
     assert signed_in(page, "root") == everything
     page.click("header button", "Sign out")
     page.until(lambda: page.text("h1") == "Sign in", "the question again")

@@ -6,6 +6,7 @@ import { Fleet, Host } from "./fleet.js";
 import { Group, Groups } from "./groups.js";
 import { Audit, Decisions, Images, Quarantine, Usage } from "./lists.js";
 import { Plan } from "./plan.js";
+import { Rolls } from "./rolls.js";
 import { Store } from "./store.js";
 
 const VIEWS = {
@@ -13,6 +14,7 @@ const VIEWS = {
   groups: { title: "Groups", role: "viewer", view: Groups },
   plan: { title: "Plan", role: "viewer", view: Plan },
   images: { title: "Images", role: "viewer", view: Images },
+  rolls: { title: "Rolls", role: "admin", view: Rolls },
   quarantine: { title: "Quarantine", role: "admin", view: Quarantine },
   decisions: { title: "Decisions", role: "admin", view: Decisions },
   usage: { title: "Usage", role: "viewer", view: Usage },

@@ -75,7 +75,7 @@ export function Fleet({ picture, loading, query, setQuery, may }) {
   const zoneName = (uuid) => picture.zones.get(uuid)?.name || uuid;
   const closed = hosts.filter((host) => !open(host)).length;
   return html`<h1>Fleet</h1>
-    ${may("admin") && picture.hosts.size > 1 && html`<p class="actions"><button onClick=${() => previewRebalance(setAsk, setProblem)}>Rebalance…</button></p>`}
+    ${may("admin") && picture.hosts.size > 1 && html`<p class="actions"><button onClick=${() => previewRebalance(setAsk, setProblem)}>Rebalance…</button> <a href="#/rolls">Roll…</a></p>`}
     <${Problem} is=${problem} />
     <${Ask} ask=${ask} close=${() => setAsk(null)} />
     <${Filter} value=${query} set=${setQuery} keys=${HOST_KEYS} problem=${unknown(wanted, HOST_KEYS)} />

@@ -4,10 +4,10 @@ import { html, useEffect, useRef, useState } from "./vendor/preact-htm.mjs";
 import { amount, label } from "./units.js";
 
 const TONES = {
-  good: ["Running", "Connected", "placed", "optimal", "available", "claimed"],
+  good: ["Running", "Connected", "placed", "optimal", "available", "claimed", "drained"],
   busy: [
     "Waiting", "Deploying", "ConfigSettingUp", "ServiceBootingUp", "Starting", "Stopping", "Deleting", "Connecting",
-    "Pending", "Claimed", "Creating", "Created", "Booting", "Evicting", "Removing",
+    "Pending", "Claimed", "Creating", "Created", "Booting", "Evicting", "Removing", "moving", "draining",
   ],
   warn: ["Degraded", "Unknown", "Foreign", "Ahead", "Mismatched", "Failing", "unknown", "gap", "quarantined"],
   bad: ["Failed", "Disconnected", "infeasible", "blocked", "gone"],
