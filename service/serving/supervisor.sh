@@ -25,7 +25,7 @@ STABLE_SECONDS=60
 # So often an engine that has served is started again without lasting in between.
 MOST_FAULTS=5
 # An engine that computes has so many times the patience; so many hundredths of a second between two looks are work.
-BUSY_PATIENCE=4
+BUSY_PATIENCE=${CORRAL_BUSY_PATIENCE:-4}
 LEAST_TICKS=4
 MOST_DEADLINE=60
 
@@ -724,17 +724,33 @@ judge_canary() {
     rm -f "$RUN"/canary.*
 }
 
-# Whether the engine computes: its processes took processor time since they were looked at. One that waits for a peer that
-# is gone takes none. Asked only when answers fail to come.
+# Whether the engine computes: since they were looked at its processes took processor time, or would have for most of the
+# time and waited for a processor, as on a busy machine. One that waits for a peer that is gone does neither. Asked only
+# when answers fail to come. The first look has nothing to compare with, and says nothing against it.
 works() {
     ticks=0
+    waited=0
     for process in /proc/[0-9]*; do
         read -r line < "$process/stat" || continue
         set -- ${line##*) }
-        [ "$4" != "$ENGINE" ] || ticks=$((ticks + ${12} + ${13}))
+        [ "$4" = "$ENGINE" ] || continue
+        ticks=$((ticks + ${12} + ${13}))
+        for thread in "$process"/task/*; do
+            # Nanoseconds: on a processor; ready to run, and on none.
+            read -r _ ready _ < "$thread/schedstat" && waited=$((waited + ready / 10000000))
+        done
     done 2> /dev/null
-    [ "$TICKS" -lt 0 ] || [ $((ticks - TICKS)) -lt "$LEAST_TICKS" ] || WORKED_AT=$(now)
+    looked=$(hundredths)
+    first=$TICKS
+    took=$((ticks - TICKS))
+    wanted=$((took + waited - WAITED))
+    passed=$((looked - TICKS_AT))
     TICKS=$ticks
+    WAITED=$waited
+    TICKS_AT=$looked
+    [ "$first" -ge 0 ] || return 0
+    [ "$took" -lt "$LEAST_TICKS" ] && { [ "$wanted" -lt "$LEAST_TICKS" ] || [ $((wanted * 2)) -lt "$passed" ]; } ||
+        WORKED_AT=$(now)
     [ -n "$WORKED_AT" ] && [ $(($(now) - WORKED_AT)) -le 5 ]
 }
 
@@ -782,6 +798,8 @@ main() {
     WATCHED=0
     LOOKS=0
     TICKS=-1
+    WAITED=0
+    TICKS_AT=0
     WORKED_AT=
     START_TOOK=0
     STUCK=0

@@ -130,6 +130,7 @@ def test_it_is_ready_while_the_model_answers_rightly_and_starts_the_engine_again
 
 
 def test_an_engine_that_computes_is_given_longer_than_one_that_waits(guest: Guest) -> None:
+    guest.environment["CORRAL_BUSY_PATIENCE"] = "60"  # longer than the test, however late a busy machine does its part
     port = free_port()
     guest.start(
         engine(guest.directory, port, '{"content":"defghi"}'),
@@ -140,6 +141,7 @@ def test_an_engine_that_computes_is_given_longer_than_one_that_waits(guest: Gues
         CORRAL_CANARY_EXPECT='"content":"defg',
         CORRAL_CANARY_INTERVAL_SECONDS="1",
         CORRAL_CANARY_PATIENCE_SECONDS="5",
+        CORRAL_READINESS_TIMEOUT_SECONDS="30",
     )
     guest.at("ready")
     answer = guest.directory / "answer"
