@@ -128,7 +128,7 @@ class Client:
         await asyncio.sleep(self.world.random.uniform(0.0, 10.0))
         try:
             again = await self._insist(lambda r: r.groups.deploy(self.me, request))
-        except QuotaExceeded:
+        except (QuotaExceeded, NotFound):  # as a group that it is to be apart from
             if order.lost:  # it is a new request to this database
                 return
             raise
@@ -141,7 +141,7 @@ class Client:
                 self.world.observer.violated("I7", f"{request.request_id} with another body made {made.group.uuid}")
         except RequestIdReused:
             self.world.stats["repeats judged"] += 1
-        except QuotaExceeded:
+        except (QuotaExceeded, NotFound):
             if not order.lost:
                 raise
 
