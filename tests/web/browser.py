@@ -70,10 +70,10 @@ class Page:
         self._do(selector, text, WebElement.click)
 
     def _do(self, selector: str, text: str, what: Callable[[WebElement], None]) -> None:
-        """To the first that is seen, fits and bears the text; it is looked for anew where a drawing took it away."""
+        """To the first that is seen, enabled, fits and bears the text; looked for anew where a drawing took it away."""
         seen = (
             "return [...document.querySelectorAll(arguments[0])]"
-            ".find((e) => e.checkVisibility() && e.innerText.includes(arguments[1])) ?? null"
+            ".find((e) => e.checkVisibility() && !e.disabled && e.innerText.includes(arguments[1])) ?? null"
         )
 
         def done() -> bool:

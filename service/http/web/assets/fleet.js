@@ -140,7 +140,8 @@ export function Host({ picture, loading, uuid, may }) {
   const host = picture.hosts.get(uuid);
   const [ask, setAsk] = useState(null);
   const [problem, setProblem] = useState(null);
-  const clusters = useAnswer((signal) => all("/corral/v1/clusters", "inventories", signal), [uuid]).value || [];
+  // Until they are known nobody is asked for one: the only choice would be none.
+  const clusters = useAnswer((signal) => all("/corral/v1/clusters", "inventories", signal), [uuid]).value;
   if (!host) return html`<h1>Host</h1>${loading ? html`<p>Loading…</p>` : html`<p>There is no host <code>${uuid}</code>.</p>`}`;
   const members = picture.membersOn(uuid);
   const state = (verb) => call("POST", `/corral/v1/hosts/${uuid}:${verb}`, {}).then(() => setProblem(null), setProblem);
@@ -150,11 +151,11 @@ export function Host({ picture, loading, uuid, may }) {
     ${host.fencing?.fence.state && html`<p class="reason">Last fence (${host.fencing.fence.cause}): ${host.fencing.fence.state}: ${host.fencing.fence.reason}</p>`}
     ${host.cleaning?.state && html`<p class="reason">${host.cleaning.state}${host.cleaning.project && ` of what ${host.cleaning.project} left`}: ${host.cleaning.why}</p>`}
     <dl class="facts"><dt>Zone</dt><dd>${picture.zones.get(host.zone)?.name || host.zone}</dd><dt>Rack</dt><dd>${host.rack || "—"}</dd>
-      <dt>Cluster</dt><dd>${clusters.find((one) => one.uuid === host.cluster)?.name || host.cluster || "—"}</dd>
+      <dt>Cluster</dt><dd>${clusters?.find((one) => one.uuid === host.cluster)?.name || host.cluster || "—"}</dd>
       <dt>State</dt><dd>${host.state}</dd><dt>Driver</dt><dd>${host.driver}</dd><dt>Takes</dt><dd>${host.type}</dd>${host.fencing && html`<dt>Fencing</dt><dd>${host.fencing.mode}</dd>`}${host.firmware && html`<dt>Firmware</dt><dd>${host.firmware}</dd>`}${host.secureBoot && html`<dt>Secure Boot</dt><dd>${host.secureBoot}</dd>`}${host.cleaning && html`<dt>Cleaned between projects</dt><dd>${host.cleaning.mode}${!host.cleaning.state && host.cleaning.project && `, last of ${host.cleaning.project}`}</dd>`}<dt>Groups kept to themselves</dt><dd>${{ nwfilter: "yes (nwfilter)", "": "not seen yet" }[host.isolation] ?? `no: ${host.isolation}`}</dd><dt>UUID</dt><dd><code>${host.uuid}</code></dd></dl>
     ${may("admin") && html`<p class="actions">
       ${host.state === "Enabled" ? html`<button onClick=${() => state("disable")}>Take nothing new</button>` : html`<button onClick=${() => state("enable")}>Enable</button>`}
-      <button onClick=${() => setAsk(toCluster(host, clusters))}>Change cluster…</button>
+      <button disabled=${!clusters} onClick=${() => setAsk(toCluster(host, clusters))}>Change cluster…</button>
       <button onClick=${() => previewDrain(host, picture, setAsk, setProblem)}>Drain…</button>
       ${host.cleaning && host.cleaning.mode !== "none" && host.cleaning.state !== "Cleaning" && !members.length && html`<button onClick=${() => state("clean")}>Clean</button>`}
       ${host.status === "Disconnected" && html`<button onClick=${() => setAsk(toFence(host))}>Fence…</button>`}</p>`}
