@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from placement.model import Assignment, Snapshot
-from placement.modes.plans import Limits
+from placement.modes.plans import Goal, Limits
 from placement.modes.plans import Rebalance as Plan
 from service.app import operator_changes, paging
 from service.app.auditing import audited
@@ -131,6 +131,7 @@ class Rebalancing:
             wish.least_gain_percent * 10,
             (VCPU, MEMORY),
             _within(wish, hosts),
+            Goal(wish.goal),
         )
         others = Others(seated, snapshot, hosts, self._clock())
         answer_by = answer_time(seconds)

@@ -19,6 +19,11 @@ from service.cli.view import describe_member
 
 Stub = fleet_pb2_grpc.FleetServiceStub
 _PAGE = 500
+EVEN = "even-load"
+_GOALS = {
+    EVEN: fleet_pb2.REBALANCE_GOAL_EVEN_LOAD,
+    "free-hosts": fleet_pb2.REBALANCE_GOAL_FREE_HOSTS,
+}
 
 
 def register(corral: click.Group) -> None:
@@ -45,6 +50,13 @@ def register(corral: click.Group) -> None:
     show_default=True,
     help="Percent by which the fuller of the two must become less full.",
 )
+@click.option(
+    "--goal",
+    type=click.Choice(list(_GOALS)),
+    default=EVEN,
+    show_default=True,
+    help="What for, once no rule is broken: hosts that are evenly full, or as many free hosts as possible.",
+)
 @click.option("--list", "listing", is_flag=True, help="Show the rebalances that were begun instead, the newest first.")
 @click.option("--show", metavar="UUID", default="", help="Show where each move of this rebalance stands instead.")
 @click.option("--call-off", metavar="UUID", default="", help="Call this rebalance off instead: who has not gone stays.")
@@ -57,11 +69,12 @@ def rebalance(
     most_moves: int,
     threshold: int,
     least_gain: int,
+    goal: str,
     listing: bool,
     show: str,
     call_off: str,
 ) -> int:
-    """Show which live moves would mend broken rules and even hosts out; --run makes them.
+    """Show which live moves would mend broken rules and even hosts out, or free whole hosts; --run makes them.
 
     Ctrl-C leaves; the moves go on.
     """
@@ -83,8 +96,9 @@ def rebalance(
         zone_uuid=find_zone(stub, zone).uuid if zone else "",
         cluster_uuid=find_cluster(stub, cluster).uuid if cluster else "",
         most_moves=most_moves,
-        threshold_percent=threshold,
-        least_gain_percent=least_gain,
+        threshold_percent=0 if goal != EVEN and threshold == 20 else threshold,
+        least_gain_percent=0 if goal != EVEN and least_gain == 5 else least_gain,
+        goal=_GOALS[goal],
     )
     if run:
         return _run(stub, output, wish)
@@ -106,6 +120,7 @@ def _run(stub: Stub, output: Output, wish: fleet_pb2.PlanRebalanceRequest) -> in
         most_moves=wish.most_moves,
         threshold_percent=wish.threshold_percent,
         least_gain_percent=wish.least_gain_percent,
+        goal=wish.goal,
         request_id=uuid4().hex,
     )
     final, uuid = fleet_pb2.Rebalance(), ""
@@ -177,12 +192,17 @@ def _told(plan: fleet_pb2.PlanRebalanceResponse) -> list[str]:
         many = f"{len(plan.moves)} members move" if len(plan.moves) > 1 else "1 member moves"
         lines.append(f"{many}, {size_text(plan.moved_bytes)} of memory ({how}):")
     for one in plan.moves:
-        why = f"mends {one.rule}" if one.rule else f"load, {one.gain:g} % less"
+        free = one.cause == fleet_pb2.REBALANCE_CAUSE_FREE
+        why = f"mends {one.rule}" if one.rule else "frees its host" if free else f"load, {one.gain:g} % less"
         move = one.move
         lines.append(
             f"  {move.instance_name} of {move.group_uuid}: {move.source_host_name} -> {move.target_host_name} "
             f"({size_text(move.memory_size)}, {why})"
         )
+    if plan.freed_host_uuids or plan.most_freed:
+        freed = len(plan.freed_host_uuids)
+        many = "1 host becomes free" if freed == 1 else f"{freed} hosts become free"
+        lines.append(f"{many} (so many moves free {plan.most_freed} at most)")
     lines += [
         f"the fullest host of zone {zone.zone_uuid}: {zone.fullest_percent:g} % -> {zone.fullest_percent_after:g} % "
         f"(not below {zone.lower_bound_percent:g} %)"

@@ -16,19 +16,22 @@ DEFAULT_LEAST_GAIN = 5
 @dataclass(frozen=True, slots=True)
 class RebalanceWish:
     """Of which hosts: of a zone, of a cluster, or of all. `threshold_percent`: two hosts that are less apart are left
-    alone; `least_gain_percent`: so much less full the fuller of the two is at least after a move."""
+    alone; `least_gain_percent`: so much less full the fuller of the two is at least after a move.
+    `goal`: "even_load" or "free_hosts", for which these two do not count."""
 
     zone_uuid: str = ""
     cluster_uuid: str = ""
     most_moves: int = DEFAULT_MOVES
     threshold_percent: int = DEFAULT_THRESHOLD
     least_gain_percent: int = DEFAULT_LEAST_GAIN
+    goal: str = "even_load"
 
 
 @dataclass(frozen=True, slots=True)
 class RebalanceMove:
-    """A member's move. `cause`: "rule" or "load"; `rule`: which one it mends; `gain`: how much less is missed, or how
-    many thousandths less full the fuller of the two hosts is; `cells`: of the other host, that it is pinned to."""
+    """A member's move. `cause`: "rule", "load", "roll" or "free"; `rule`: which one it mends; `gain`: how much less is
+    missed, or how many thousandths less full the fuller of the two hosts is, or 1 of one that becomes free; `cells`: of
+    the other host, that it is pinned to."""
 
     instance_uuid: str
     attempt: int

@@ -205,7 +205,7 @@ class Metrics:
         self.rebalances = Counter("corral_rebalances_total", "Begun, or called off.", ["outcome"], registry=registry)
         self.rebalance_moves = Counter(
             "corral_rebalance_moves_total",
-            "Members that were asked to move: rule, load, roll.",
+            "Members that were asked to move: rule, load, free, roll.",
             ["cause"],
             registry=registry,
         )

@@ -25,6 +25,7 @@ from service.transactions.rooms import check_fits, places
 WHY = {
     "rule": "it is moved because a rule is broken where it is",
     "load": "it is moved from a host that is fuller",
+    "free": "it is moved so that its host becomes free",
     "roll": "its host is to be emptied for maintenance",
 }
 

@@ -24,6 +24,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _RebalanceGoal:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RebalanceGoalEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RebalanceGoal.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REBALANCE_GOAL_UNSPECIFIED: _RebalanceGoal.ValueType  # 0
+    """The same as REBALANCE_GOAL_EVEN_LOAD."""
+    REBALANCE_GOAL_EVEN_LOAD: _RebalanceGoal.ValueType  # 1
+    """That no host is much fuller than the others of its zone."""
+    REBALANCE_GOAL_FREE_HOSTS: _RebalanceGoal.ValueType  # 2
+    """That as many hosts as possible become free, for bare metal, or to be switched off. Nobody goes to a host that is free."""
+
+class RebalanceGoal(_RebalanceGoal, metaclass=_RebalanceGoalEnumTypeWrapper):
+    """What members move for once no rule is broken."""
+
+REBALANCE_GOAL_UNSPECIFIED: RebalanceGoal.ValueType  # 0
+"""The same as REBALANCE_GOAL_EVEN_LOAD."""
+REBALANCE_GOAL_EVEN_LOAD: RebalanceGoal.ValueType  # 1
+"""That no host is much fuller than the others of its zone."""
+REBALANCE_GOAL_FREE_HOSTS: RebalanceGoal.ValueType  # 2
+"""That as many hosts as possible become free, for bare metal, or to be switched off. Nobody goes to a host that is free."""
+Global___RebalanceGoal: _TypeAlias = RebalanceGoal  # noqa: Y015
+
 class _RebalanceCause:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -38,6 +62,8 @@ class _RebalanceCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Rebala
     """Its host is fuller than the other."""
     REBALANCE_CAUSE_ROLL: _RebalanceCause.ValueType  # 3
     """Its host is to be emptied by a roll."""
+    REBALANCE_CAUSE_FREE: _RebalanceCause.ValueType  # 4
+    """Its host becomes free."""
 
 class RebalanceCause(_RebalanceCause, metaclass=_RebalanceCauseEnumTypeWrapper):
     """What a move is for."""
@@ -50,6 +76,8 @@ REBALANCE_CAUSE_LOAD: RebalanceCause.ValueType  # 2
 """Its host is fuller than the other."""
 REBALANCE_CAUSE_ROLL: RebalanceCause.ValueType  # 3
 """Its host is to be emptied by a roll."""
+REBALANCE_CAUSE_FREE: RebalanceCause.ValueType  # 4
+"""Its host becomes free."""
 Global___RebalanceCause: _TypeAlias = RebalanceCause  # noqa: Y015
 
 class _RollEnable:
@@ -3394,6 +3422,7 @@ class PlanRebalanceRequest(_message.Message):
     MOST_MOVES_FIELD_NUMBER: _builtins.int
     THRESHOLD_PERCENT_FIELD_NUMBER: _builtins.int
     LEAST_GAIN_PERCENT_FIELD_NUMBER: _builtins.int
+    GOAL_FIELD_NUMBER: _builtins.int
     zone_uuid: _builtins.str
     """Only hosts of this zone. Empty means any."""
     cluster_uuid: _builtins.str
@@ -3406,6 +3435,8 @@ class PlanRebalanceRequest(_message.Message):
     """
     least_gain_percent: _builtins.int
     """How many percent less full the fuller of the two hosts is after such a move, at least. 0 means 5."""
+    goal: Global___RebalanceGoal.ValueType
+    """What members move for once no rule is broken. Not told means load. Threshold and gain count for load alone."""
     def __init__(
         self,
         *,
@@ -3414,10 +3445,11 @@ class PlanRebalanceRequest(_message.Message):
         most_moves: _builtins.int = ...,
         threshold_percent: _builtins.int = ...,
         least_gain_percent: _builtins.int = ...,
+        goal: Global___RebalanceGoal.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_uuid", b"cluster_uuid", "least_gain_percent", b"least_gain_percent", "most_moves", b"most_moves", "threshold_percent", b"threshold_percent", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_uuid", b"cluster_uuid", "goal", b"goal", "least_gain_percent", b"least_gain_percent", "most_moves", b"most_moves", "threshold_percent", b"threshold_percent", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3439,14 +3471,20 @@ class PlanRebalanceResponse(_message.Message):
     MOVED_BYTES_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
     STOPPED_FIELD_NUMBER: _builtins.int
+    FREED_HOST_UUIDS_FIELD_NUMBER: _builtins.int
+    MOST_FREED_FIELD_NUMBER: _builtins.int
     least_moves: _builtins.int
     """No fewer moves than this mend all that is broken."""
     moved_bytes: _builtins.int
     """The memory of all that moves, in bytes."""
     proof: _placement_pb2.PlacementProof.ValueType
-    """Whether no fewer moves mend as much and no more even load can be had by as many moves as are allowed."""
+    """Whether no fewer moves mend as much and no more even load can be had by as many moves as are allowed; or no more free
+    hosts, nor as many by fewer moves.
+    """
     stopped: _builtins.bool
     """Whether the search ended for want of time, so that more might be gained."""
+    most_freed: _builtins.int
+    """No as many moves as are left once all is mended free more hosts than this. Only where that is the goal."""
     @_builtins.property
     def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___RebalanceMove]:
         """The moves."""
@@ -3463,6 +3501,12 @@ class PlanRebalanceResponse(_message.Message):
     def zones(self) -> _containers.RepeatedCompositeFieldContainer[Global___ZoneLoad]:
         """How full the fullest host of each zone is."""
 
+    @_builtins.property
+    def freed_host_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The UUIDs of the hosts that become free: nobody lives on them any more, and nothing uses them. Only where that is the
+        goal.
+        """
+
     def __init__(
         self,
         *,
@@ -3474,10 +3518,12 @@ class PlanRebalanceResponse(_message.Message):
         moved_bytes: _builtins.int = ...,
         proof: _placement_pb2.PlacementProof.ValueType = ...,
         stopped: _builtins.bool = ...,
+        freed_host_uuids: _abc.Iterable[_builtins.str] | None = ...,
+        most_freed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken_rules", b"broken_rules", "least_moves", b"least_moves", "left_broken", b"left_broken", "moved_bytes", b"moved_bytes", "moves", b"moves", "proof", b"proof", "stopped", b"stopped", "zones", b"zones"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken_rules", b"broken_rules", "freed_host_uuids", b"freed_host_uuids", "least_moves", b"least_moves", "left_broken", b"left_broken", "most_freed", b"most_freed", "moved_bytes", b"moved_bytes", "moves", b"moves", "proof", b"proof", "stopped", b"stopped", "zones", b"zones"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3500,7 +3546,9 @@ class RebalanceMove(_message.Message):
     `within`. Empty where it is for load.
     """
     gain: _builtins.float
-    """For load: how many percent less full the fuller of the two hosts is. For a rule: by how much less it is missed."""
+    """For load: how many percent less full the fuller of the two hosts is. For a rule: by how much less it is missed.
+    For a host that becomes free: 1.
+    """
     @_builtins.property
     def move(self) -> Global___RoomMove:
         """Which member, from where and to where."""
@@ -3604,6 +3652,7 @@ class RebalanceHostsRequest(_message.Message):
     LEAST_GAIN_PERCENT_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    GOAL_FIELD_NUMBER: _builtins.int
     zone_uuid: _builtins.str
     """Only hosts of this zone. Empty means any."""
     cluster_uuid: _builtins.str
@@ -3620,6 +3669,8 @@ class RebalanceHostsRequest(_message.Message):
     """Whether only to plan. The stream then carries the plan, and its end."""
     request_id: _builtins.str
     """The caller's name for this request: repeating it follows what it began."""
+    goal: Global___RebalanceGoal.ValueType
+    """What members move for once no rule is broken. Not told means load. Threshold and gain count for load alone."""
     def __init__(
         self,
         *,
@@ -3630,10 +3681,11 @@ class RebalanceHostsRequest(_message.Message):
         least_gain_percent: _builtins.int = ...,
         validate_only: _builtins.bool = ...,
         request_id: _builtins.str = ...,
+        goal: Global___RebalanceGoal.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_uuid", b"cluster_uuid", "least_gain_percent", b"least_gain_percent", "most_moves", b"most_moves", "request_id", b"request_id", "threshold_percent", b"threshold_percent", "validate_only", b"validate_only", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_uuid", b"cluster_uuid", "goal", b"goal", "least_gain_percent", b"least_gain_percent", "most_moves", b"most_moves", "request_id", b"request_id", "threshold_percent", b"threshold_percent", "validate_only", b"validate_only", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -457,7 +457,8 @@ class FleetServiceServicer:
 
     def PlanRebalance(self, request, context):
         """Finds out which members would move, as they run, so that rules that are broken hold again and no host is much fuller
-        than the others of its zone. Broken rules come first, by the fewest moves. Nothing is moved.
+        than the others of its zone, or as many hosts as possible become free. Broken rules come first, by the fewest moves.
+        Nothing is moved.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -121,7 +121,8 @@ class FleetServiceStub:
     """
     PlanRebalance: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.PlanRebalanceRequest, _fleet_pb2.PlanRebalanceResponse]
     """Finds out which members would move, as they run, so that rules that are broken hold again and no host is much fuller
-    than the others of its zone. Broken rules come first, by the fewest moves. Nothing is moved.
+    than the others of its zone, or as many hosts as possible become free. Broken rules come first, by the fewest moves.
+    Nothing is moved.
     """
     RebalanceHosts: _grpc.UnaryStreamMultiCallable[_fleet_pb2.RebalanceHostsRequest, _fleet_pb2.RebalanceHostsResponse]
     """Plans such moves and carries them out, live, and streams what becomes of them. Capacity is claimed on both hosts while
@@ -256,7 +257,8 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """
     PlanRebalance: _aio.UnaryUnaryMultiCallable[_fleet_pb2.PlanRebalanceRequest, _fleet_pb2.PlanRebalanceResponse]  # type: ignore[assignment]
     """Finds out which members would move, as they run, so that rules that are broken hold again and no host is much fuller
-    than the others of its zone. Broken rules come first, by the fewest moves. Nothing is moved.
+    than the others of its zone, or as many hosts as possible become free. Broken rules come first, by the fewest moves.
+    Nothing is moved.
     """
     RebalanceHosts: _aio.UnaryStreamMultiCallable[_fleet_pb2.RebalanceHostsRequest, _fleet_pb2.RebalanceHostsResponse]  # type: ignore[assignment]
     """Plans such moves and carries them out, live, and streams what becomes of them. Capacity is claimed on both hosts while
@@ -528,7 +530,8 @@ class FleetServiceServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.PlanRebalanceResponse, _abc.Awaitable[_fleet_pb2.PlanRebalanceResponse]]:
         """Finds out which members would move, as they run, so that rules that are broken hold again and no host is much fuller
-        than the others of its zone. Broken rules come first, by the fewest moves. Nothing is moved.
+        than the others of its zone, or as many hosts as possible become free. Broken rules come first, by the fewest moves.
+        Nothing is moved.
         """
 
     def RebalanceHosts(

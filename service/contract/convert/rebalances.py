@@ -4,27 +4,39 @@ from __future__ import annotations
 
 from corral.v1 import fleet_pb2
 
-from placement.modes.plans import Fault, ZoneLoad
+from placement.modes.plans import Cause, Fault, Goal, ZoneLoad
 from service.app.rebalancing import Outcome, Progress, RebalancePlan, RebalanceView
 from service.contract.convert.inventory import Reachable, instance, proof, timestamp
 from service.domain.rebalances import DEFAULT_LEAST_GAIN, DEFAULT_MOVES, DEFAULT_THRESHOLD, RebalanceMove, RebalanceWish
+from service.errors import InvalidArgument
 
 _CAUSES = {
     "rule": fleet_pb2.REBALANCE_CAUSE_RULE,
     "load": fleet_pb2.REBALANCE_CAUSE_LOAD,
     "roll": fleet_pb2.REBALANCE_CAUSE_ROLL,
+    "free": fleet_pb2.REBALANCE_CAUSE_FREE,
+}
+_GOALS = {
+    fleet_pb2.REBALANCE_GOAL_UNSPECIFIED: Goal.EVEN_LOAD,
+    fleet_pb2.REBALANCE_GOAL_EVEN_LOAD: Goal.EVEN_LOAD,
+    fleet_pb2.REBALANCE_GOAL_FREE_HOSTS: Goal.FREE_HOSTS,
 }
 _PER_PERCENT = 10
 
 
 def wish(message: fleet_pb2.PlanRebalanceRequest | fleet_pb2.RebalanceHostsRequest) -> RebalanceWish:
-    """What is asked for."""
+    """What is asked for. Raises InvalidArgument for what counts for load alone where hosts are to become free."""
+    goal = _GOALS[message.goal]
+    for name in ("threshold_percent", "least_gain_percent"):
+        if goal is Goal.FREE_HOSTS and getattr(message, name):
+            raise InvalidArgument.of(name, "counts for load alone: leave it out where hosts are to become free")
     return RebalanceWish(
         message.zone_uuid,
         message.cluster_uuid,
         message.most_moves or DEFAULT_MOVES,
         message.threshold_percent or DEFAULT_THRESHOLD,
         message.least_gain_percent or DEFAULT_LEAST_GAIN,
+        goal.value,
     )
 
 
@@ -40,6 +52,8 @@ def plan(value: RebalancePlan) -> fleet_pb2.PlanRebalanceResponse:
         moved_bytes=made.cost,
         proof=proof(made.proof),
         stopped=made.stopped,
+        freed_host_uuids=made.freed,
+        most_freed=made.most_freed,
     )
 
 
@@ -90,7 +104,7 @@ def _move(one: RebalanceMove) -> fleet_pb2.RebalanceMove:
         ),
         cause=_CAUSES[one.cause],
         rule=one.rule,
-        gain=one.gain if one.rule else one.gain / _PER_PERCENT,
+        gain=one.gain / _PER_PERCENT if one.cause == Cause.LOAD else one.gain,
     )
 
 

@@ -38,6 +38,20 @@ async def full_and_empty(lab: Whole) -> list[Any]:
     return groups
 
 
+async def one_each(lab: Whole) -> tuple[list[Any], dict[str, str]]:
+    """Two groups of a member each, one on host-1 and one on host-2; nobody is on host-3. And the hosts' UUIDs."""
+    uuids = {name: lab.uuid_of(name) for name in ("host-1", "host-2", "host-3")}
+    groups = []
+    for name in ("host-1", "host-2"):
+        others = [fleet_pb2.DisableHostRequest(uuid=uuid) for other, uuid in uuids.items() if other != name]
+        for other in others:
+            await lab.fleet.DisableHost(other)
+        groups.append(await lab.up(1))
+        for other in others:
+            await lab.fleet.EnableHost(fleet_pb2.EnableHostRequest(uuid=other.uuid))
+    return groups, uuids
+
+
 async def steps_of(lab: Whole, **fields: Any) -> list[Any]:
     return [step async for step in lab.fleet.RebalanceHosts(fleet_pb2.RebalanceHostsRequest(**fields))]
 
@@ -109,6 +123,34 @@ async def test_what_is_asked_of_a_move_is_kept(tmp_path: Path, fields: dict[str,
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await steps_of(lab, validate_only=True, zone_uuid=NOBODY)
         assert reason_of(error.value) == "NOT_FOUND"
+
+
+async def test_a_host_becomes_free_by_as_few_live_moves_as_possible_and_then_none_can(tmp_path: Path) -> None:
+    goal = fleet_pb2.REBALANCE_GOAL_FREE_HOSTS
+    async with whole(tmp_path, config_text(hosts=3)) as lab:
+        groups, uuids = await one_each(lab)
+        plan = await lab.fleet.PlanRebalance(fleet_pb2.PlanRebalanceRequest(goal=goal))
+        (move,) = plan.moves
+        assert (move.cause, move.gain, move.rule) == (fleet_pb2.REBALANCE_CAUSE_FREE, 1.0, "")
+        assert {move.move.source_host_name, move.move.target_host_name} == {"host-1", "host-2"}
+        assert list(plan.freed_host_uuids) == [uuids[move.move.source_host_name]]
+        assert (plan.most_freed, plan.proof) == (1, placement_pb2.PLACEMENT_PROOF_OPTIMAL)
+        async with never_twice(lab):
+            steps = await steps_of(lab, goal=goal)
+        assert [one.state for one in steps[-1].final.outcomes] == ["moved"]
+        assert await homes(lab, groups) == [[steps[0].plan.moves[0].move.target_host_name]] * 2
+        await at_rest(lab, groups)
+        (nothing, _) = await steps_of(lab, goal=goal)
+        assert (list(nothing.plan.moves), nothing.plan.most_freed) == ([], 0)
+        assert lab.service.metrics.rebalance_moves.labels("free")._value.get() == 1
+        both: list[dict[str, Any]] = [{"threshold_percent": 10}, {"least_gain_percent": 10}]
+        for wrong in both:
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await lab.fleet.PlanRebalance(fleet_pb2.PlanRebalanceRequest(goal=goal, **wrong))
+            assert reason_of(error.value) == "INVALID_ARGUMENT"
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await steps_of(lab, goal=goal, **wrong)
+            assert reason_of(error.value) == "INVALID_ARGUMENT"
 
 
 async def test_no_more_members_move_than_are_allowed(tmp_path: Path) -> None:
