@@ -22,7 +22,7 @@ from service.domain.groups import Group, GroupPhase, GroupStatus, Instance
 from service.domain.ownership import Installation
 from service.domain.recovery import ToldValues, numbers, ranges
 from service.drivers.base import MachineState, ObservedMachine
-from service.lifecycle.members import FINAL, LAUNCHING, S, unmoved, vacate
+from service.lifecycle.members import FINAL, LAUNCHING, S, at_target, unmoved, vacate
 from service.transactions.found_state import as_found
 from service.transactions.surveys import HALTED, MemberMachine, Survey, Unclear, chosen, record_of
 
@@ -260,7 +260,7 @@ class _Planner:
         epochs = [s.known_record.epoch for s in seats.values() if s.record is not None]
         group = replace(group, start_epoch=max([group.start_epoch, *epochs]))
         if row.phase not in _ENDING:
-            group = as_found(group, states, self._now)
+            group = as_found(replace(group, instances=self._settled(members, seats, changed)), states, self._now)
         group = self._told(group, missing)
         if not changed:
             notes.append(f"its machines show it as {group.status.value}, this database as {row.status.value}")
@@ -268,6 +268,27 @@ class _Planner:
         return GroupChange(
             Act.CORRECT, group, frozenset(changed), tuple(notes), tuple(entries), tuple(sorted(missing))
         )  # fmt: skip
+
+    def _settled(
+        self, members: Iterable[Instance], seats: Mapping[str, MemberMachine], changed: set[str]
+    ) -> tuple[Instance, ...]:
+        """The members, where machines show that live moves have brought them: what comes next forgets the moves.
+
+        Raises Unclear where one may have arrived on a host that cannot be looked at.
+        """
+        there = []
+        for member in members:
+            seat = seats.get(member.uuid)
+            if seat is not None and _has_arrived(member, seat):
+                changed.add(member.uuid)
+                member = at_target(member)
+            elif seat is not None and seat.machine.state in HALTED and member.target_host_name in self._away:
+                raise Unclear(
+                    f"rank {member.rank} is stopped on {seat.survey.host.name}, and may have moved to "
+                    f"{member.target_host_name}, which cannot be looked at"
+                )
+            there.append(member)
+        return tuple(there)
 
     def _ended(self, row: Group) -> GroupChange | None:
         if not any(m.status in _MADE for m in row.instances):
@@ -296,7 +317,7 @@ class _Planner:
         attempt, host_uuid = seat.place
         if attempt < member.attempt or (attempt, host_uuid) == (member.attempt, member.host_uuid):
             return member
-        if attempt == member.attempt and host_uuid == member.target_host_uuid:
+        if _has_arrived(member, seat):
             return member  # its live move is on record
         if attempt == member.attempt and member.host_name in self._away:
             raise Unclear(
@@ -340,6 +361,11 @@ class _Planner:
         if not missing:
             return group
         return replace(group, reason=f"recovered without the values of {', '.join(sorted(missing))}")
+
+
+def _has_arrived(member: Instance, seat: MemberMachine) -> bool:
+    """Whether its only machine is where its live move was to bring it."""
+    return seat.place == (member.attempt, member.target_host_uuid)
 
 
 def _seen_devices(seat: MemberMachine) -> tuple[HeldDevice, ...]:
