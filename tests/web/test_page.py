@@ -281,13 +281,13 @@ def test_one_text_filters_page_and_address(page: Page) -> None:
     assert page.texts(".zone h2") == ["east"]
     page.script("document.activeElement.blur()")
     page.script("window.dispatchEvent(new KeyboardEvent('keydown', {key: '/', bubbles: true}))")
-    assert page.script("return document.activeElement.id") == "filter"
+    page.until(lambda: page.script("return document.activeElement.id") == "filter", "the focus in the filter")
     # What is typed stays, however often the page is drawn meanwhile.
     page.script("window.drawing = setInterval(() => window.dispatchEvent(new Event('hashchange')), 1)")
     page.type("#filter", "host-10")
     page.until(lambda: len(page.texts(".host")) == 1, "one host")
     page.script("clearInterval(window.drawing)")
-    assert page.driver.current_url.endswith("#/fleet?q=host-10")
+    page.until(lambda: page.driver.current_url.endswith("#/fleet?q=host-10"), "the filter in the address")
     page.type("#filter", "colour:red")
     page.until(lambda: "not a field: colour" in page.text("#filter-help"), "what is no field")
 

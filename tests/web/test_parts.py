@@ -157,9 +157,9 @@ def test_a_host_is_found_drained_and_enabled_by_the_keyboard_alone(page: Page, h
     page.open("/#/fleet?q=host-9")
     page.until(lambda: len(page.texts(".host")) == 1, "the host")
     press(page, Keys.TAB)
-    assert focused(page) == "Skip to the content"
+    page.until(lambda: focused(page) == "Skip to the content", "the focus on the first link")
     press(page, Keys.ENTER)
-    assert focused(page).startswith("Fleet")
+    page.until(lambda: focused(page).startswith("Fleet"), "the focus on the heading")
     tab_to(page, "host-9")
     press(page, Keys.ENTER)
     page.until(lambda: page.text("h1").startswith("host-9"), "its page")
