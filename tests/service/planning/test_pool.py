@@ -219,9 +219,9 @@ async def test_a_budget_that_is_used_up_ends_the_plan_with_the_best_found() -> N
 async def test_waiting_for_a_process_costs_none_of_the_budget_but_all_of_the_callers_time() -> None:
     async with pool_of(1) as pool:
         snapshot, request = minutes_of_work()
-        busy = asyncio.create_task(pool.place(snapshot, request, ENDLESS, budget_seconds=11))
+        busy = asyncio.create_task(pool.place(snapshot, request, ENDLESS, budget_seconds=6))
         await asyncio.sleep(0)
-        patient = asyncio.create_task(pool.place(SNAPSHOT, REQUEST, Policy(), budget_seconds=10))
+        patient = asyncio.create_task(pool.place(SNAPSHOT, REQUEST, Policy(), budget_seconds=5))
         late = pool.place(SNAPSHOT, REQUEST, Policy(), budget_seconds=60, answer_by=time.monotonic() + 1)
         first, second, third = await asyncio.gather(busy, patient, late)
         assert first.decision.stopped

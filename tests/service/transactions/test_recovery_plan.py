@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from service.domain.catalog import version_key
-from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, InstanceStatus, MoveStage
+from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, InstanceStatus
 from service.domain.ownership import Installation, OwnerMark
 from service.domain.recovery import ToldValues
 from service.drivers.base import MachineIdentity, MachineState, ObservedMachine
@@ -107,31 +107,6 @@ def test_where_a_machine_is_pinned_its_host_says() -> None:
     assert [m.cells for m in change.group.instances] == [(1,), ()]
     change = only(decide(knowing(was), surveys([replace(pinned[0])], [pinned[1]], generation=9)))
     assert [m.cells for m in change.group.instances] == [(3,), ()], "whom the database knows there stays as it is"
-
-
-def moving_to_host_3(was: Group) -> Group:
-    """The group stopping, with its member of rank 0 on its way from host 1 to host 3."""
-    first = replace(was.instances[0], move=MoveStage.ABORTING, target_host_uuid=host(3).uuid, target_host_name="host-3")
-    return replace(was, phase=GroupPhase.STOPPING, instances=(first, *was.instances[1:]))
-
-
-def test_who_has_arrived_by_a_live_move_stays_there_where_its_group_is_put_right() -> None:
-    """Its move forgotten, it would be looked for where it was, and made again beside itself."""
-    was = moving_to_host_3(running(2))
-    found = decide(knowing(was, generation=1), surveys([], [shown(was, 1)], [shown(was, 0)], generation=9))
-    change = only(found)
-    first, second = change.group.instances
-    assert (change.group.phase, first.status, second.status) == (GroupPhase.RUNNING, S.RUNNING, S.RUNNING)
-    assert (first.host_uuid, first.attempt, first.target_host_uuid) == (host(3).uuid, was.instances[0].attempt, "")
-    assert first.uuid in change.changed
-
-
-def test_who_may_have_arrived_where_nobody_can_look_is_not_put_right() -> None:
-    was = moving_to_host_3(running(2))
-    there = surveys([shown(was, 0, M.STOPPED)], [shown(was, 1)], generation=9)
-    found = decide(knowing(was, generation=1), there, {"host-3": "it does not answer"})
-    assert not found.changes
-    assert "may have moved to host-3" in found.problems[0].why
 
 
 # --- a lost database -------------------------------------------------------------------------------------------------
