@@ -8,12 +8,13 @@ import socket
 import ssl
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from service.app.capacity import carries
 from service.app.health import shown
 from service.config.settings import Config
 from service.domain.catalog import Image, RegisteredImage, configured_image_uuid
-from service.domain.fleet import Host, Overcommit, Zone
+from service.domain.fleet import Host, HostStatus, Overcommit, Zone
 from service.domain.network import clashes
 from service.drivers import kinds
 from service.http.app import bind, serve_http
@@ -52,6 +53,7 @@ class Process:
         self._machines_socket: socket.socket | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._draining = False
+        self._answered_before = frozenset[str]()
 
     async def start(self) -> None:
         """Open the listeners once the fleet's rows are written and hosts were asked for the first time.
@@ -89,7 +91,7 @@ class Process:
                 secrets=count,
                 wanted="that key, as it was, in [[secret_keys]]",
             )
-        await service.reconciler.start()
+        await service.reconciler.start(self._answered_before)
         await service.rpc.start()
         self._serve_http(self._http_socket)
         if self._machines_socket is not None:
@@ -143,8 +145,9 @@ class Process:
         """Write what the configuration says and follow the rows. Raises StartError, Unavailable."""
         service = self.service
         before, now = await service.store.write(lambda c: write_fleet(c, service.config)), service.config.overcommit
-        if before != now:
-            log.info("overcommit is now as this file says", before=shown(before), now=shown(now))
+        if before.overcommit != now:
+            log.info("overcommit is now as this file says", before=shown(before.overcommit), now=shown(now))
+        self._answered_before = before.answered
         await service.roster.sync()
         for host in service.config.hosts:
             if host.uuid in service.roster.unusable:
@@ -186,12 +189,21 @@ class Process:
         self._tasks.append(task)
 
 
-def write_fleet(connection: Connection, config: Config) -> Overcommit:
+class Before(NamedTuple):
+    """What the fleet's rows said before a start wrote its own. `answered`: uuids of the hosts that answered by them, or
+    that an earlier start had not asked yet."""
+
+    overcommit: Overcommit
+    answered: frozenset[str]
+
+
+def write_fleet(connection: Connection, config: Config) -> Before:
     """Write what the configuration says of the fleet, and who may use how much of it.
 
-    Returns the overcommit that the fleet had before. Raises StartError where the file clashes with what is there.
+    Returns what it was before. Raises StartError where the file clashes with what is there.
     """
     known = fleet.hosts(connection)
+    answered = frozenset(uuid for uuid, host in known.items() if host.status is not HostStatus.DISCONNECTED)
     _refuse_clashes(config, fleet.zones(connection), known)
     _refuse_other_types(connection, config.hosts, known)
     before = configured.write(
@@ -209,7 +221,7 @@ def write_fleet(connection: Connection, config: Config) -> Overcommit:
         now=wall_clock(),
     )
     quotas.put(connection, config.quotas)
-    return before
+    return Before(before, answered)
 
 
 def _refuse_clashes(config: Config, zones: Mapping[str, Zone], hosts: Mapping[str, Host]) -> None:

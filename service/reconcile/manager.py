@@ -87,11 +87,14 @@ class Reconciler:
         """How many groups are being worked on."""
         return len(self._workers)
 
-    async def start(self) -> None:
+    async def start(self, answered: frozenset[str] | None = None) -> None:
         """Start monitors, workers and the sweep. Hosts get FIRST_PROBE_SECONDS before groups are looked at, and slow
-        ones their whole time before anything is done about a group that has run before."""
+        ones their whole time before anything is done about a group that has run before.
+
+        `answered`: uuids of the hosts that answered before this start; None: those that do by the database.
+        """
         self._started = True
-        answered = await self._answered_before()
+        answered = await self._answered_before() if answered is None else answered
         for monitor in self._context.monitors.values():
             self._watch_host(monitor)
         custody, slow = self._context.custody, list(self._context.monitors.values())
