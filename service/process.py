@@ -14,7 +14,7 @@ from service.app.capacity import carries
 from service.app.health import shown
 from service.config.settings import Config
 from service.domain.catalog import Image, RegisteredImage, configured_image_uuid
-from service.domain.fleet import Host, HostStatus, Overcommit, Zone
+from service.domain.fleet import ANSWERING, Host, HostStatus, Overcommit, Zone
 from service.domain.network import clashes
 from service.drivers import kinds
 from service.http.app import bind, serve_http
@@ -38,6 +38,7 @@ TLS_POLL_SECONDS = 5.0
 
 _WARM = "warm the planner"
 _MACHINES = "machines"
+_MAY_ANSWER = ANSWERING | {HostStatus.CONNECTING}
 """The one background task that ends by itself."""
 
 
@@ -203,7 +204,7 @@ def write_fleet(connection: Connection, config: Config) -> Before:
     Returns what it was before. Raises StartError where the file clashes with what is there.
     """
     known = fleet.hosts(connection)
-    answered = frozenset(uuid for uuid, host in known.items() if host.status is not HostStatus.DISCONNECTED)
+    answered = frozenset(uuid for uuid, host in known.items() if host.status in _MAY_ANSWER)
     _refuse_clashes(config, fleet.zones(connection), known)
     _refuse_other_types(connection, config.hosts, known)
     before = configured.write(

@@ -24,7 +24,7 @@ from service.app.feed import Feed
 from service.app.fleet import Fleet
 from service.domain.events import Event, EventKind
 from service.domain.fencing import FenceCause
-from service.domain.fleet import Fencing, Host, HostState, HostStatus
+from service.domain.fleet import ANSWERING, Fencing, Host, HostState, HostStatus
 from service.domain.groups import Failure, Group, GroupPhase, Instance, InstanceStatus, MoveStage
 from service.domain.tenants import Caller
 from service.errors import CorralError, NoCapacity, Undecided, Unsatisfiable, WrongState
@@ -50,7 +50,6 @@ S = InstanceStatus
 
 PLAN_SECONDS = 5.0
 LOOK_SECONDS = 1.0  # a change of the host itself is no event of a group, so the host is looked at this often
-ANSWERING = frozenset({HostStatus.CONNECTED, HostStatus.DEGRADED})
 ON_THE_WAY = frozenset({S.EVICTING, S.FAILING, S.CLAIMED, S.CREATING, S.CREATED, S.BOOTING})
 
 

@@ -78,6 +78,10 @@ class HostStatus(StrEnum):
     MISMATCHED = "Mismatched"  # answers, and is another hypervisor than it was, or one that has another name here
 
 
+ANSWERING = frozenset({HostStatus.CONNECTED, HostStatus.DEGRADED})
+"""What a host has that answers and is worked with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Overcommit:
     """How a host's real amounts become allocatable ones: floor((total - reserved) * ratio), for each resource.

@@ -14,7 +14,7 @@ from placement.model import Assignment, Snapshot
 from placement.modes.moves import Move, Neighbours
 from placement.modes.plans import Batch
 from placement.modes.plans import Roll as Plan
-from service.domain.fleet import Host, HostState, HostStatus
+from service.domain.fleet import ANSWERING, Host, HostState
 from service.domain.groups import Group, Instance, MoveStage
 from service.domain.rebalances import RebalanceMove
 from service.domain.rolls import CAUSE, RollWish
@@ -24,7 +24,6 @@ from service.planning import cells, translate
 from service.planning.group_rules import stays
 from service.planning.neighbours import LiveTargets, movable, on_several
 
-ANSWERING = frozenset({HostStatus.CONNECTED, HostStatus.DEGRADED})
 LEAVING = frozenset({S.EVICTING, S.FAILING})
 
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from service.domain.fleet import HostStatus
+from service.domain.fleet import ANSWERING
 from service.drivers.base import MachineIdentity
 from service.errors import CorralError, Unavailable
 from service.reconcile.context import WorkerContext
@@ -39,8 +39,6 @@ GROUP_WAITS = (
     Wait("group due", "groups", "due_at", REST_MS),
 )
 """What is read before a group has a worker; its own times the worker holds to the present itself."""
-
-_ANSWERED = (HostStatus.CONNECTED, HostStatus.DEGRADED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +129,7 @@ class Reconciler:
         except Unavailable as error:
             logger.warning("which hosts answered before this start is not known: %s", error)
             return frozenset(self._context.monitors)
-        return frozenset(h.uuid for h in known.values() if h.status in _ANSWERED)
+        return frozenset(h.uuid for h in known.values() if h.status in ANSWERING)
 
     async def _wait_for_missing(self, missing: list[HostMonitor]) -> None:
         """Each answers, is taken out of the fleet, or has had its time."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from service.domain.causes import kept
-from service.domain.fleet import Host, HostStatus
+from service.domain.fleet import ANSWERING, Host, HostStatus
 from service.domain.ownership import OwnerMark
 from service.drivers.base import (
     DriverError,
@@ -310,7 +310,7 @@ class HostMonitor:
         stored = await self._store.read(lambda c: fleet.status_of(c, self.host.uuid))
         if stored is HostStatus.DEGRADED and self._last is not None and not self._ghosts:
             return all(m.state is not MachineState.GHOST for m in self._last.listing.machines)
-        return stored not in (HostStatus.CONNECTED, HostStatus.DEGRADED, None)
+        return stored is not None and stored not in ANSWERING
 
     async def _unrecorded(self) -> bool:
         """Whether the store does not say that the host is silent: that could not be written, or a replica that started

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 from corral.v1 import catalog_pb2, catalog_pb2_grpc
@@ -14,9 +15,11 @@ from service.app.uploads import Uploads
 from service.contract import pages, validation
 from service.contract.call import current_caller
 from service.contract.convert import catalog as convert
-from service.errors import InvalidArgument
+from service.errors import CorralError, InvalidArgument
 
 SERVICE = catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name
+
+_HEARD_OUT_BYTES, _HEARD_OUT_SECONDS = 1 << 20, 1.0
 
 
 class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
@@ -99,9 +102,13 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         first = await anext(requests, None)
         if first is None:
             raise InvalidArgument.of("sha256", "is required: the stream has no message")
-        validation.check(first)
-        async with aclosing(_parts(first.data, requests)) as parts:
-            done = await self._uploads.take(current_caller(), convert.new_upload(first), first.offset, parts)
+        try:
+            validation.check(first)
+            async with aclosing(_parts(first.data, requests)) as parts:
+                done = await self._uploads.take(current_caller(), convert.new_upload(first), first.offset, parts)
+        except CorralError:
+            await _heard_out(requests)
+            raise
         inventory = None if done.image is None else convert.image(done.image)
         return catalog_pb2.UploadImageResponse(inventory=inventory, received=done.received)
 
@@ -156,3 +163,15 @@ async def _parts(first: bytes, rest: AsyncIterator[catalog_pb2.UploadImageReques
             if field.name != "data":
                 raise InvalidArgument.of(field.name, "belongs into the first message alone")
         yield message.data
+
+
+async def _heard_out(rest: AsyncIterator[catalog_pb2.UploadImageRequest]) -> None:
+    """Read on for a moment before a refusal: gRPC's client for asyncio may tell one that still sends INTERNAL instead.
+    The rest of a large image is not waited for."""
+    left = _HEARD_OUT_BYTES
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_HEARD_OUT_SECONDS):
+            async for message in rest:
+                left -= len(message.data)
+                if left <= 0:
+                    return

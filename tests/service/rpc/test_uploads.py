@@ -164,6 +164,24 @@ async def free(lab: Whole) -> bool:
     return True
 
 
+async def test_who_still_sends_is_heard_out_before_a_refusal_but_not_for_all_of_a_large_image(tmp_path: Path) -> None:
+    """A client that is cut off while it sends may be told INTERNAL by its own library."""
+    sent: list[int] = []
+
+    def counted(size: int) -> Iterator[Any]:
+        for number, message in enumerate(messages(bytes(size), step=10_000, format="iso")):
+            sent.append(number)
+            yield message
+
+    async with whole(tmp_path) as lab:
+        await refused(lab.catalog.UploadImage(counted(500_000)), *INVALID, "format")
+        assert len(sent) == 51
+        sent.clear()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await lab.catalog.UploadImage(counted(64 << 20))
+        assert len(sent) < 6_711
+
+
 async def test_what_is_wrong_with_an_upload_is_told_by_its_field_and_leaves_nothing(tmp_path: Path) -> None:
     packed = b"\x1f\x8b" + DISK
     bad: list[tuple[bytes, dict[str, Any], str]] = [
