@@ -33,7 +33,6 @@ from service.telemetry.metrics import Metrics
 from service.transactions import rolling as steps
 
 METHOD = "RollHosts"
-PLAN_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ class Rolls:
             raise InvalidArgument.of("host_uuids", "no host of those is enabled and answers")
         asked = rolling.asked(seated, snapshot, hosts)
         plan = await self._planner.roll(
-            snapshot, asked, meant, wish.at_once, budget_seconds=PLAN_SECONDS, answer_by=answer_time(seconds)
+            snapshot, asked, meant, wish.at_once, budget_seconds=rolling.PLAN_SECONDS, answer_by=answer_time(seconds)
         )
         live = await rolling.as_they_run(seated, self._clock(), self._live_targets, plan.batches)
         return RollPlan(plan, hosts, seated, live)

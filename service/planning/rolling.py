@@ -25,6 +25,8 @@ from service.planning.group_rules import stays
 from service.planning.neighbours import LiveTargets, movable, on_several
 
 LEAVING = frozenset({S.EVICTING, S.FAILING})
+PLAN_SECONDS = 30.0
+"""How long an order is looked for, at most."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,6 @@ from service.transactions import rolling as steps
 logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 2.0
-PLAN_SECONDS = 30.0
 AGAIN_SECONDS = 15.0
 """How long after an order was looked for in vain it is looked for again."""
 
@@ -120,7 +119,7 @@ class Roller:
             await self._waits(roll, f"host {unfit[0]} is not enabled, or does not answer")
             return
         asked = rolling.asked(seated, snapshot, hosts)
-        plan = await self._planner.roll(snapshot, asked, left, roll.wish.at_once, budget_seconds=PLAN_SECONDS)
+        plan = await self._planner.roll(snapshot, asked, left, roll.wish.at_once, budget_seconds=rolling.PLAN_SECONDS)
         self._metrics.rolls.plans.labels(plan.status.value).inc()
         if plan.status is not Status.PLACED:
             await self._waits(roll, f"host {hosts[plan.stuck].name} could not be emptied now: {plan.why}")
