@@ -18,6 +18,7 @@ from placement import codec
 from placement.check import check
 from placement.engine import place
 from placement.model import Cure, CureKind, Decision, Explanation, Request, Snapshot, Status
+from placement.modes import rebalance_dump
 from placement.modes.answered import answered
 from placement.modes.capacity import room_for
 from placement.modes.drain import drain, leaving
@@ -174,12 +175,27 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    snapshot, request, policy, before = codec.read_dump(_read(options.dump))
+    dump = _read(options.dump)
+    if isinstance(dump, dict) and "rebalance" in dump:
+        return _replay_rebalance(dump)
+    snapshot, request, policy, before = codec.read_dump(dump)
     after = place(snapshot, request, policy)
     print(codec.dumps(codec.write_decision(after)))
     if codec.write_decision(after) == codec.write_decision(before):
         return 0
     reason = "the first was stopped by its deadline" if before.stopped else "the planner has changed"
+    print(f"differs from the dump: {reason}", file=sys.stderr)
+    return 1
+
+
+def _replay_rebalance(dump: dict[str, Any]) -> int:
+    snapshot, groups, limits, before = rebalance_dump.read_dump(dump)
+    after = rebalance_dump.write_plan(rebalance(snapshot, groups, limits))
+    print(codec.dumps(after))
+    if after == before:
+        return 0
+    stopped = isinstance(before, dict) and before.get("stopped")
+    reason = "the first was stopped by its deadline" if stopped else "the planner has changed"
     print(f"differs from the dump: {reason}", file=sys.stderr)
     return 1
 

@@ -23,7 +23,7 @@ from service.domain.fleet import MEMORY, VCPU, Host
 from service.domain.groups import Group, Instance
 from service.domain.rebalances import Rebalance, RebalanceMove, RebalanceWish
 from service.domain.tenants import Caller
-from service.errors import Undecided
+from service.errors import Undecided, WrongState
 from service.planning import cells
 from service.planning.fleet_reader import FleetReader
 from service.planning.neighbours import LiveTargets, Others, groups_in
@@ -57,7 +57,8 @@ class RebalancePlan:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Where a move stands: "moving", "moved", "stayed" with the reason why, or "gone" where its member has ended."""
+    """Where a move stands: "moving", "moved", "stayed" with the reason why, or "gone" where its member has ended;
+    "advised" where it was never to be made."""
 
     move: RebalanceMove
     state: str
@@ -151,7 +152,8 @@ class Rebalancing:
         """Begin the moves and follow them; ends when nobody is on the way. The same request id follows what it began.
 
         Raises what `plan` raises; RequestIdReused; WrongState while the database is older than what hosts have seen;
-        Undecided where the fleet changes faster than it is planned for. Then nothing was done.
+        Undecided where the fleet changes faster than it is planned for. Then nothing was done. What is only advised is
+        recorded, and nobody moves.
         """
         known = await self._store.read(lambda c: self._made(c, caller, wish, request_id))
         if known is None:
@@ -187,12 +189,14 @@ class Rebalancing:
     async def call_off(self, caller: Caller, uuid: str, *, validate_only: bool = False) -> RebalanceView:
         """Nobody begins to move for it any more, and who is under way is taken back where that is possible.
 
-        Raises NotFound.
+        Raises NotFound, and WrongState for what is advice alone.
         """
 
         def work(connection: Connection) -> RebalanceView:
             now = database_clock.now(connection)
             one = rebalances.get(connection, uuid, lock=True)
+            if one.advised:
+                raise WrongState(f"rebalance {uuid}", "advice alone", "a rebalance that was begun")
             if not one.called_off_at:
                 rebalances.call_off(connection, uuid, now)
                 for group in sorted({move.group_uuid for move in one.moves}):
@@ -218,12 +222,13 @@ class Rebalancing:
             plan = await self.plan(wish)
             if only_plan or not plan.moves:
                 return plan, None
+            if wish.advise_only:
+                return plan, await self._advised(caller, wish, request_id, plan)
 
             def work(connection: Connection, plan: RebalancePlan = plan) -> Rebalance:
                 now = database_clock.now(connection)
-                name = f"{plan.moves[0].instance_uuid} {now}"
                 until = now + rebalancing.patience(plan.groups, plan.moves)
-                begun = Rebalance(uuids.uuid5(uuids.NAMESPACE_OID, name).hex, plan.moves, now, until)
+                begun = Rebalance(_name(plan, now), plan.moves, now, until)
                 rebalancing.begin(connection, plan.groups, begun, now)
                 operator_changes.made(connection, caller, METHOD, request_id, wish, begun.uuid, now)
                 return begun
@@ -239,6 +244,22 @@ class Rebalancing:
             self._poke(begun)
             return plan, begun
         raise Undecided("the fleet changed each time before the moves that were planned for it could begin")
+
+    async def _advised(self, caller: Caller, wish: RebalanceWish, request_id: str, plan: RebalancePlan) -> Rebalance:
+        """Record what would be moved."""
+
+        def work(connection: Connection) -> Rebalance:
+            now = database_clock.now(connection)
+            advice = Rebalance(_name(plan, now), plan.moves, now, now, advised=True)
+            rebalances.add(connection, advice)
+            operator_changes.made(connection, caller, METHOD, request_id, wish, advice.uuid, now)
+            return advice
+
+        advice = await self._store.write(work)
+        self._metrics.rebalances.labels("advised").inc()
+        for move in plan.moves:
+            self._metrics.rebalance_advised_moves.labels(move.cause).inc()
+        return advice
 
     def _poke(self, rebalance: Rebalance | None) -> None:
         for uuid in sorted({move.group_uuid for move in rebalance.moves} if rebalance else ()):
@@ -269,6 +290,10 @@ class Rebalancing:
                 if view.over and view.revision <= change.revision:
                     yield Progress(self._clock(), uuid, final=view)
                     return
+
+
+def _name(plan: RebalancePlan, now: int) -> str:
+    return uuids.uuid5(uuids.NAMESPACE_OID, f"{plan.moves[0].instance_uuid} {now}").hex
 
 
 def _known(connection: Connection, wish: RebalanceWish) -> None:
@@ -307,6 +332,8 @@ def _moves(plan: Plan, others: Others, hosts: Mapping[str, Host]) -> Sequence[Re
 
 def _view(connection: Connection, uuid: str) -> RebalanceView:
     rebalance = rebalances.get(connection, uuid)
+    if rebalance.advised:
+        return RebalanceView(rebalance, tuple(Outcome(move, "advised") for move in rebalance.moves))
     there = groups.load_many(connection, sorted({move.group_uuid for move in rebalance.moves}))
     members = {m.uuid: m for group in there for m in group.instances}
     outcomes = tuple(_outcome(move, members.get(move.instance_uuid), uuid) for move in rebalance.moves)

@@ -35,6 +35,7 @@ def register(corral: click.Group) -> None:
 @click.option("--zone", type=names.ZONE, default="", help="Only hosts of this zone, by name or uuid.")
 @click.option("--cluster", type=names.CLUSTER, default="", help="Only hosts of this cluster, by name or uuid.")
 @click.option("--run", is_flag=True, help="Make the moves, and follow them; without it they are only shown.")
+@click.option("--advise", is_flag=True, help="Record what would be moved, for later comparison; nobody moves.")
 @click.option("--most-moves", type=click.IntRange(1, 1000), default=10, show_default=True, help="No more than so many.")
 @click.option(
     "--threshold",
@@ -57,7 +58,9 @@ def register(corral: click.Group) -> None:
     show_default=True,
     help="What for, once no rule is broken: hosts that are evenly full, or as many free hosts as possible.",
 )
-@click.option("--list", "listing", is_flag=True, help="Show the rebalances that were begun instead, the newest first.")
+@click.option(
+    "--list", "listing", is_flag=True, help="Show the rebalances that were begun or advised instead, the newest first."
+)
 @click.option("--show", metavar="UUID", default="", help="Show where each move of this rebalance stands instead.")
 @click.option("--call-off", metavar="UUID", default="", help="Call this rebalance off instead: who has not gone stays.")
 def rebalance(
@@ -66,6 +69,7 @@ def rebalance(
     zone: str,
     cluster: str,
     run: bool,
+    advise: bool,
     most_moves: int,
     threshold: int,
     least_gain: int,
@@ -74,10 +78,13 @@ def rebalance(
     show: str,
     call_off: str,
 ) -> int:
-    """Show which live moves would mend broken rules and even hosts out, or free whole hosts; --run makes them.
+    """Show which live moves would mend broken rules and even hosts out, or free whole hosts; --run makes them, --advise
+    records them.
 
     Ctrl-C leaves; the moves go on.
     """
+    if run and advise:
+        raise click.UsageError("--run makes the moves, --advise only records them: name one of them")
     stub = session.stub(Stub)
     if call_off:
         made = stub.CallOffRebalance(fleet_pb2.CallOffRebalanceRequest(uuid=call_off)).inventory
@@ -100,8 +107,8 @@ def rebalance(
         least_gain_percent=0 if goal != EVEN and least_gain == 5 else least_gain,
         goal=_GOALS[goal],
     )
-    if run:
-        return _run(stub, output, wish)
+    if run or advise:
+        return _run(stub, output, wish, advise)
     plan = stub.PlanRebalance(wish)
     if output.kind == "name":
         for one in plan.moves:
@@ -113,7 +120,7 @@ def rebalance(
     return errors.OK
 
 
-def _run(stub: Stub, output: Output, wish: fleet_pb2.PlanRebalanceRequest) -> int:
+def _run(stub: Stub, output: Output, wish: fleet_pb2.PlanRebalanceRequest, advise: bool) -> int:
     request = fleet_pb2.RebalanceHostsRequest(
         zone_uuid=wish.zone_uuid,
         cluster_uuid=wish.cluster_uuid,
@@ -121,6 +128,7 @@ def _run(stub: Stub, output: Output, wish: fleet_pb2.PlanRebalanceRequest) -> in
         threshold_percent=wish.threshold_percent,
         least_gain_percent=wish.least_gain_percent,
         goal=wish.goal,
+        advise_only=advise,
         request_id=uuid4().hex,
     )
     final, uuid = fleet_pb2.Rebalance(), ""
@@ -148,6 +156,8 @@ def _line(answer: fleet_pb2.RebalanceHostsResponse) -> list[str]:
             return _told(answer.plan)
         case "instance":
             return [f"member  {describe_member(answer.instance)}"]
+        case "final" if answer.final.advised:
+            return [f"nobody moves; it is kept as {answer.uuid}"]
         case "final":
             return _outcomes(answer.final)
     return []
@@ -164,6 +174,8 @@ def _outcomes(one: fleet_pb2.Rebalance) -> list[str]:
 def _state(one: fleet_pb2.Rebalance) -> str:
     if one.called_off:
         return "called off"
+    if one.advised:
+        return "advised"
     return "goes on" if any(outcome.state == "moving" for outcome in one.outcomes) else "over"
 
 

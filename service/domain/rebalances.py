@@ -17,7 +17,8 @@ DEFAULT_LEAST_GAIN = 5
 class RebalanceWish:
     """Of which hosts: of a zone, of a cluster, or of all. `threshold_percent`: two hosts that are less apart are left
     alone; `least_gain_percent`: so much less full the fuller of the two is at least after a move.
-    `goal`: "even_load" or "free_hosts", for which these two do not count."""
+    `goal`: "even_load" or "free_hosts", for which these two do not count. `advise_only`: what would be moved is only
+    recorded."""
 
     zone_uuid: str = ""
     cluster_uuid: str = ""
@@ -25,6 +26,7 @@ class RebalanceWish:
     threshold_percent: int = DEFAULT_THRESHOLD
     least_gain_percent: int = DEFAULT_LEAST_GAIN
     goal: str = "even_load"
+    advise_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,12 @@ class RebalanceMove:
 
 @dataclass(frozen=True, slots=True)
 class Rebalance:
-    """Moves that were begun together. `until`: who has not left by then stays; `called_off_at`: 0 where it was not."""
+    """Moves that were begun together, or `advised`: nobody was ever to move for it. `until`: who has not left by then
+    stays; `called_off_at`: 0 where it was not."""
 
     uuid: str
     moves: tuple[RebalanceMove, ...]
     created_at: int
     until: int
     called_off_at: int = 0
+    advised: bool = False

@@ -6,6 +6,7 @@ They show every tenant's members on every host, so only an administrator may see
 from __future__ import annotations
 
 import math
+import time
 import uuid as uuids
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from placement import codec
 from placement.model import Decision, Host, Node, Policy, Request, Snapshot
+from placement.modes import rebalance_dump
 from placement.modes.moves import Evictions, Leaving, MadeRoom, Neighbours
 from placement.modes.plans import Limits, Rebalance, Roll
 from service.errors import NotFound
@@ -42,9 +44,51 @@ class KeptDecision:
     policy: Policy
     decision: Decision
 
+    @property
+    def size(self) -> int:
+        """How many members were to be placed."""
+        return self.request.size
+
+    @property
+    def entries(self) -> int:
+        """How many specs it holds beside its snapshot."""
+        return len(self.request.nodes)
+
     def dump(self) -> str:
         """The text of the file that `python -m placement replay` takes."""
         return codec.dumps(codec.write_dump(self.snapshot, self.request, self.policy, self.decision)) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRebalance:
+    """A rebalance's plan and what it was made from. `created_at`: ms since the epoch."""
+
+    uuid: str
+    created_at: int
+    duration_ms: float
+    snapshot: Snapshot
+    groups: tuple[Neighbours, ...]
+    limits: Limits
+    plan: Rebalance
+    group_uuid: str = ""
+    """It is about no single group."""
+
+    @property
+    def size(self) -> int:
+        """How many members might move."""
+        return sum(len(group.nodes) for group in self.groups)
+
+    @property
+    def entries(self) -> int:
+        """How many specs it holds beside its snapshot."""
+        return self.size + sum(len(group.staying) for group in self.groups)
+
+    def dump(self) -> str:
+        """The text of the file that `python -m placement replay` takes."""
+        return codec.dumps(rebalance_dump.write_dump(self.snapshot, self.groups, self.limits, self.plan)) + "\n"
+
+
+Kept = KeptDecision | KeptRebalance
 
 
 class DecisionLog:
@@ -55,7 +99,7 @@ class DecisionLog:
 
     def __init__(self, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
         self._most, self._most_bytes = most, most_bytes
-        self._kept: deque[KeptDecision] = deque()
+        self._kept: deque[Kept] = deque()
         self._own: deque[int] = deque()
         self._fleet = 0
         """Bytes of all hosts of the newest snapshot; `_own` counts what else each entry holds."""
@@ -65,7 +109,7 @@ class DecisionLog:
         """About how much memory the log holds."""
         return sum(self._own) + self._fleet
 
-    def add(self, kept: KeptDecision) -> None:
+    def add(self, kept: Kept) -> None:
         """Keep one more; what is larger than the whole log by itself is not kept."""
         hosts = kept.snapshot.hosts
         if self._kept:
@@ -76,18 +120,18 @@ class DecisionLog:
         else:
             self._fleet = _bytes(hosts)
         self._kept.append(kept)
-        self._own.append(8 * len(hosts) + 1_000 * (len(kept.request.nodes) + 1))
+        self._own.append(8 * len(hosts) + 1_000 * (kept.entries + 1))
         while self._kept and (len(self._kept) > self._most or self.bytes > self._most_bytes):
             self._kept.popleft()
             self._own.popleft()
             if not self._kept:
                 self._fleet = 0
 
-    def list(self, group_uuid: str = "") -> Sequence[KeptDecision]:
+    def list(self, group_uuid: str = "") -> Sequence[Kept]:
         """What is kept (about one group), the newest first."""
         return [kept for kept in reversed(self._kept) if group_uuid in ("", kept.group_uuid)]
 
-    def get(self, uuid: str) -> KeptDecision:
+    def get(self, uuid: str) -> Kept:
         """One decision. Raises NotFound where it is not kept any more."""
         for kept in self._kept:
             if kept.uuid == uuid:
@@ -174,9 +218,14 @@ class RecordingPlanner:
         answer_by: float = math.inf,
     ) -> Rebalance:
         """See `Planner.rebalance`."""
-        return await self._planner.rebalance(
+        begun = time.perf_counter()
+        plan = await self._planner.rebalance(
             snapshot, groups, limits, budget_seconds=budget_seconds, answer_by=answer_by
         )
+        took = 1000 * (time.perf_counter() - begun)
+        kept = KeptRebalance(uuids.uuid4().hex, self._clock(), took, snapshot, tuple(groups), limits, plan)
+        self._log.add(kept)
+        return plan
 
     async def roll(
         self,

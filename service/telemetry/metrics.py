@@ -157,9 +157,7 @@ class Metrics:
         )
         self.claims = Counter("corral_claims_total", "Gangs whose claims were committed.", registry=registry)
         self.claims_lost = Counter(
-            "corral_claims_lost_total",
-            "Planned gangs that lost the race for capacity and were planned anew.",
-            registry=registry,
+            "corral_claims_lost_total", "Planned gangs that lost capacity to others; planned anew.", registry=registry
         )
         self.waiting_groups = Gauge(
             "corral_waiting_groups",
@@ -202,12 +200,15 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
-        self.rebalances = Counter("corral_rebalances_total", "Begun, or called off.", ["outcome"], registry=registry)
+        self.rebalances = Counter(
+            "corral_rebalances_total", "Begun, advised, or called off.", ["outcome"], registry=registry
+        )
+        cause = ("cause",)
         self.rebalance_moves = Counter(
-            "corral_rebalance_moves_total",
-            "Members that were asked to move: rule, load, free, roll.",
-            ["cause"],
-            registry=registry,
+            "corral_rebalance_moves_total", "Members asked to move: rule, load, free, roll.", cause, registry=registry
+        )
+        self.rebalance_advised_moves = Counter(
+            "corral_rebalance_advised_moves_total", "Moves only advised: rule, load, free.", cause, registry=registry
         )
         self.reconcile_steps = Counter(
             "corral_reconcile_steps_total", "Steps of the reconcile loop by outcome.", ["outcome"], registry=registry

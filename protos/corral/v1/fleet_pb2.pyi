@@ -3212,26 +3212,32 @@ class Decision(_message.Message):
     HOSTS_FIELD_NUMBER: _builtins.int
     DURATION_MS_FIELD_NUMBER: _builtins.int
     STOPPED_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    MOVES_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The decision's UUID, to ask for its dump with."""
     group_uuid: _builtins.str
     """The group that was planned for. A plan that writes nothing names a group that does not exist."""
     status: _builtins.str
-    """`placed`, `infeasible` or `unknown`."""
+    """`placed`, `infeasible` or `unknown`. Of a rebalance: `moves`, or `none` where nothing is gained by a move."""
     strategy: _builtins.str
-    """What was aimed at, such as `least_lost_value`."""
+    """What was aimed at, such as `least_lost_value`, or `even_load` by a rebalance."""
     proof: _builtins.str
     """What is proven: `optimal`, `gap`, `infeasible` or `none`."""
     stage: _builtins.str
     """The part of the planner that found it."""
     nodes: _builtins.int
-    """How many members were to be placed."""
+    """How many members were to be placed, or may move."""
     hosts: _builtins.int
     """How many hosts the fleet had."""
     duration_ms: _builtins.float
     """How long it took, in milliseconds."""
     stopped: _builtins.bool
     """Whether the search was ended by its time. Then it may come out otherwise when it is replayed."""
+    kind: _builtins.str
+    """What was decided: `place`, where members go; `rebalance`, which of them would move."""
+    moves: _builtins.int
+    """How many members would move, by a rebalance."""
     @_builtins.property
     def create_date(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -3250,10 +3256,12 @@ class Decision(_message.Message):
         hosts: _builtins.int = ...,
         duration_ms: _builtins.float = ...,
         stopped: _builtins.bool = ...,
+        kind: _builtins.str = ...,
+        moves: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "duration_ms", b"duration_ms", "group_uuid", b"group_uuid", "hosts", b"hosts", "nodes", b"nodes", "proof", b"proof", "stage", b"stage", "status", b"status", "stopped", b"stopped", "strategy", b"strategy", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "duration_ms", b"duration_ms", "group_uuid", b"group_uuid", "hosts", b"hosts", "kind", b"kind", "moves", b"moves", "nodes", b"nodes", "proof", b"proof", "stage", b"stage", "status", b"status", "stopped", b"stopped", "strategy", b"strategy", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3653,6 +3661,7 @@ class RebalanceHostsRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     GOAL_FIELD_NUMBER: _builtins.int
+    ADVISE_ONLY_FIELD_NUMBER: _builtins.int
     zone_uuid: _builtins.str
     """Only hosts of this zone. Empty means any."""
     cluster_uuid: _builtins.str
@@ -3671,6 +3680,10 @@ class RebalanceHostsRequest(_message.Message):
     """The caller's name for this request: repeating it follows what it began."""
     goal: Global___RebalanceGoal.ValueType
     """What members move for once no rule is broken. Not told means load. Threshold and gain count for load alone."""
+    advise_only: _builtins.bool
+    """Whether only to record what would be moved, as a rebalance of which every move is `advised`. Nothing is moved, nothing
+    is kept for it, and there is nothing to call off.
+    """
     def __init__(
         self,
         *,
@@ -3682,10 +3695,11 @@ class RebalanceHostsRequest(_message.Message):
         validate_only: _builtins.bool = ...,
         request_id: _builtins.str = ...,
         goal: Global___RebalanceGoal.ValueType = ...,
+        advise_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_uuid", b"cluster_uuid", "goal", b"goal", "least_gain_percent", b"least_gain_percent", "most_moves", b"most_moves", "request_id", b"request_id", "threshold_percent", b"threshold_percent", "validate_only", b"validate_only", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advise_only", b"advise_only", "cluster_uuid", b"cluster_uuid", "goal", b"goal", "least_gain_percent", b"least_gain_percent", "most_moves", b"most_moves", "request_id", b"request_id", "threshold_percent", b"threshold_percent", "validate_only", b"validate_only", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3750,10 +3764,13 @@ class Rebalance(_message.Message):
     EXPIRE_DATE_FIELD_NUMBER: _builtins.int
     CALLED_OFF_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
+    ADVISED_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """Its UUID. Empty where nothing was to move."""
     called_off: _builtins.bool
     """Whether it was called off."""
+    advised: _builtins.bool
+    """Whether it is advice alone: nobody moves for it."""
     @_builtins.property
     def create_date(self) -> _timestamp_pb2.Timestamp:
         """When it was begun."""
@@ -3774,10 +3791,11 @@ class Rebalance(_message.Message):
         expire_date: _timestamp_pb2.Timestamp | None = ...,
         called_off: _builtins.bool = ...,
         outcomes: _abc.Iterable[Global___RebalanceOutcome] | None = ...,
+        advised: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "expire_date", b"expire_date"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["called_off", b"called_off", "create_date", b"create_date", "expire_date", b"expire_date", "outcomes", b"outcomes", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advised", b"advised", "called_off", b"called_off", "create_date", b"create_date", "expire_date", b"expire_date", "outcomes", b"outcomes", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3793,7 +3811,7 @@ class RebalanceOutcome(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     state: _builtins.str
-    """`moving`, `moved`, `stayed`, or `gone` where the member has ended."""
+    """`moving`, `moved`, `stayed`, or `gone` where the member has ended. `advised` where it was never to be made."""
     reason: _builtins.str
     """Why it stayed."""
     @_builtins.property

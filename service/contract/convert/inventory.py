@@ -18,7 +18,7 @@ from service.domain.leaving import EvictedTo, Eviction, RoomEviction
 from service.domain.specs import PlacementStrategy
 from service.domain.staging import Staging
 from service.domain.updates import UpdateMode
-from service.planning.decisions import KeptDecision
+from service.planning.decisions import Kept, KeptRebalance
 
 Reachable = Callable[[str], bool]
 """Whether members in the zone with this uuid have addresses that are reachable from outside of their hosts."""
@@ -311,8 +311,10 @@ def claim(record: PlacementRecord) -> placement_pb2.Claim:
     )
 
 
-def decision(kept: KeptDecision) -> fleet_pb2.Decision:
+def decision(kept: Kept) -> fleet_pb2.Decision:
     """A decision in short."""
+    if isinstance(kept, KeptRebalance):
+        return _rebalance(kept)
     made = kept.decision
     return fleet_pb2.Decision(
         uuid=kept.uuid,
@@ -326,4 +328,23 @@ def decision(kept: KeptDecision) -> fleet_pb2.Decision:
         hosts=len(kept.snapshot.hosts),
         duration_ms=kept.duration_ms,
         stopped=made.stopped,
+        kind="place",
+    )
+
+
+def _rebalance(kept: KeptRebalance) -> fleet_pb2.Decision:
+    plan = kept.plan
+    return fleet_pb2.Decision(
+        uuid=kept.uuid,
+        create_date=timestamp(kept.created_at),
+        status="moves" if plan.steps else "none",
+        strategy=kept.limits.goal.value,
+        proof=plan.proof.value,
+        stage="rebalance",
+        nodes=kept.size,
+        hosts=len(kept.snapshot.hosts),
+        duration_ms=kept.duration_ms,
+        stopped=plan.stopped,
+        kind="rebalance",
+        moves=len(plan.steps),
     )

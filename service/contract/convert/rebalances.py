@@ -37,6 +37,7 @@ def wish(message: fleet_pb2.PlanRebalanceRequest | fleet_pb2.RebalanceHostsReque
         message.threshold_percent or DEFAULT_THRESHOLD,
         message.least_gain_percent or DEFAULT_LEAST_GAIN,
         goal.value,
+        isinstance(message, fleet_pb2.RebalanceHostsRequest) and message.advise_only,
     )
 
 
@@ -79,6 +80,7 @@ def rebalance(view: RebalanceView) -> fleet_pb2.Rebalance:
         create_date=timestamp(one.created_at),
         expire_date=timestamp(one.until),
         called_off=bool(one.called_off_at),
+        advised=one.advised,
         outcomes=[_outcome(outcome) for outcome in view.outcomes],
     )
 

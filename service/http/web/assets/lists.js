@@ -67,9 +67,9 @@ export function Decisions({ picture }) {
     <${Problem} is=${made.problem} />
     <p class="actions"><button onClick=${made.again}>Look again</button></p>
     ${made.value && html`<${Table} caption="Decisions, newest first" items=${made.value.inventories || []} keyOf=${(one) => one.uuid}
-      head=${["At", "Group", "Came out", "Proof", "Members", "Hosts", "Took", "By"]}
-      row=${(one) => html`<td>${clock(Date.parse(one.createDate))}</td><th scope="row">${picture.groups.has(one.groupUuid) ? html`<a href=${`#/group/${one.groupUuid}`}>${picture.groups.get(one.groupUuid).name}</a>` : html`<code>${one.groupUuid?.slice(0, 8)}</code>`}</th>
-        <td><${Status} is=${one.status} /></td><td>${one.proof}</td><td>${one.nodes}</td><td>${one.hosts}</td><td>${(one.durationMs || 0).toFixed(1)} ms</td><td>${one.stage}</td>`} />`}`;
+      head=${["At", "Of", "Came out", "Proof", "Members", "Hosts", "Took", "By"]}
+      row=${(one) => html`<td>${clock(Date.parse(one.createDate))}</td><th scope="row">${picture.groups.has(one.groupUuid) ? html`<a href=${`#/group/${one.groupUuid}`}>${picture.groups.get(one.groupUuid).name}</a>` : one.kind === "rebalance" ? "rebalance" : html`<code>${one.groupUuid?.slice(0, 8)}</code>`}</th>
+        <td>${one.moves ? `${one.moves} moves` : html`<${Status} is=${one.status} />`}</td><td>${one.proof}</td><td>${one.nodes}</td><td>${one.hosts}</td><td>${(one.durationMs || 0).toFixed(1)} ms</td><td>${one.stage}</td>`} />`}`;
 }
 
 export function Usage() {
