@@ -50,6 +50,7 @@ from service.config.secrets import ConfiguredSecrets
 from service.contract.frame import CallFrame, CallLimits
 from service.domain.fleet import Host
 from service.domain.tenants import Anonymous
+from service.drivers import in_zone
 from service.drivers.base import HostDriver, HostFacts
 from service.drivers.kinds import make_driver, make_switch
 from service.http import openapi
@@ -91,7 +92,7 @@ from service.rpc.project_servicer import ProjectServicer
 from service.rpc.secret_servicer import SecretServicer
 from service.rpc.server import RpcServer, by
 from service.signals import Signals
-from service.store import rebalances
+from service.store import fleet, rebalances
 from service.store.clock import StoreClock, wall_clock
 from service.store.clock import now as database_now
 from service.store.engine import Store
@@ -294,7 +295,8 @@ class Service:
 
     async def _first_contact(self, host: Host) -> HostFacts:
         """What a host is that is not in the fleet yet. Raises DriverError."""
-        driver = self._driver(host)
+        zones = await self.store.read(fleet.zones)
+        driver = self._driver(in_zone.reached(host, zones.get(host.zone_uuid)))
         try:
             return await driver.probe(budget_seconds=PROBE_SECONDS)
         finally:

@@ -13,6 +13,7 @@ from service.app.paging import Page
 from service.domain.fleet import Zone
 from service.domain.network import ForeignAddress, Network, NetworkWish, PoolUse, clashes, network_of
 from service.domain.tenants import Caller
+from service.drivers import in_zone
 from service.errors import AlreadyExists, FieldViolation, InvalidArgument, WrongState
 from service.signals import Signals
 from service.store import addresses, clusters, fleet, schema
@@ -44,6 +45,8 @@ class NewZone:
     request_id: str = ""
     network: Network = field(default_factory=Network)
     image_copies_budget: int | None = None
+    seed_url: str = ""
+    report_url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,8 @@ class ZoneChange:
     isolation: str | None = None
     reachable: tuple[str, ...] | None = None
     image_copies_budget: tuple[int | None] | None = None
+    seed_url: str | None = None
+    report_url: str | None = None
 
 
 class Zones:
@@ -88,6 +93,8 @@ class Zones:
                 request.description,
                 request.network,
                 image_copies_budget=request.image_copies_budget,
+                seed_url=request.seed_url,
+                report_url=request.report_url,
             )
             fleet.put_zone(connection, zone, now=now)
             # Checked after writing: of two calls at once the later one waits for the other, and sees its zone.
@@ -113,20 +120,26 @@ class Zones:
     async def update_zone(
         self, caller: Caller, uuid: str, change: ZoneChange, etag: str = "", *, validate_only: bool = False
     ) -> ZoneView:
-        """Change a zone's pools and whom its groups may talk with.
+        """Change a zone's pools, whom its groups may talk with, and where its machines find this service.
 
         Raises NotFound, Conflict (etag), InvalidArgument, WrongState where a pool is taken away that members have
-        addresses of.
+        addresses of, or an address that its machines are reached by.
         """
         now = self._clock()
 
         def work(connection: Connection) -> ZoneView:
             zone = fleet.zone(connection, uuid, lock=True)
             require_etag("zone", zone, etag)
-            description = zone.description if change.description is None else change.description
+            texts = {name: getattr(change, name) for name in ("description", "seed_url", "report_url")}
             (budget,) = change.image_copies_budget or (zone.image_copies_budget,)
-            network = _changed(zone.network, change)
-            wanted = replace(zone, description=description, network=network, image_copies_budget=budget)
+            wanted = replace(
+                zone,
+                network=_changed(zone.network, change),
+                image_copies_budget=budget,
+                **{name: text for name, text in texts.items() if text is not None},
+            )
+            if zone.seed_url and not wanted.seed_url:
+                _keep_what_machines_need(connection, zone)
             if wanted != zone:
                 fleet.put_zone(connection, wanted, now=now)
                 # Checked after writing, as for a new zone.
@@ -203,6 +216,14 @@ def _keep_what_is_held(connection: Connection, zone: Zone) -> None:
     if held:
         said = f"with members at {', '.join(held[:3])}{' and others' if len(held) > 3 else ''}"
         raise WrongState(f"zone {zone.name}", said, "pools that hold every address which a member has")
+
+
+def _keep_what_machines_need(connection: Connection, zone: Zone) -> None:
+    """Machines that do not say it themselves boot by their zone's address. Raises WrongState."""
+    hosts = [h for h in fleet.hosts(connection).values() if h.zone_uuid == zone.uuid and in_zone.needs_url(h.address)]
+    if hosts:
+        said = f"with machines that boot by its seed_url, {hosts[0].name} among them"
+        raise WrongState(f"zone {zone.name}", said, "machines with a seed_url of their own, or another one here")
 
 
 def _zone_view(connection: Connection, uuid: str) -> ZoneView:

@@ -37,6 +37,15 @@ _BUDGET = click.option(
     default=None,
     help="How much copies of images may take on each of its hosts, as 200GiB; 0: any.  [default: the service's]",
 )
+_SEED_URL = click.option(
+    "--seed-url",
+    default=None,
+    metavar="URL",
+    help="Where BMCs of bare metal find this service's listener for machines; '' for nowhere.",
+)
+_REPORT_URL = click.option(
+    "--report-url", default=None, metavar="URL", help="Where the machines themselves do.  [default: as BMCs]"
+)
 _DRY_RUN = click.option("--dry-run", "validate_only", is_flag=True, help="Only check it; nothing is changed.")
 
 
@@ -110,6 +119,9 @@ def list_zones(session: Session, output: Output) -> int:
     found = list(all_zones(session.stub(Stub)))
     output.many(found, _ZONE_COLUMNS, lambda zone: zone.name)
     for zone in found if output.for_people else ():
+        if zone.seed_url:
+            reports = zone.report_url or zone.seed_url
+            print(f"{zone.name}: BMCs find this service at {zone.seed_url}, their machines at {reports}")
         for one in zone.foreign_addresses[:_STRANGERS]:
             print(f"{zone.name}: {one.address} is a stranger's ({one.how}, {one.hardware_address or 'unknown'})")
         if (more := len(zone.foreign_addresses) - _STRANGERS) > 0:
@@ -128,6 +140,8 @@ def list_zones(session: Session, output: Output) -> int:
 @_ISOLATION
 @_REACHABLE
 @_BUDGET
+@_SEED_URL
+@_REPORT_URL
 @_DRY_RUN
 def add_zone(
     session: Session,
@@ -135,6 +149,8 @@ def add_zone(
     name: str,
     description: str,
     image_budget: int | None,
+    seed_url: str | None,
+    report_url: str | None,
     validate_only: bool,
     **network: Any,
 ) -> int:
@@ -144,6 +160,8 @@ def add_zone(
         name=name,
         description=description,
         image_copies_budget=image_budget,
+        seed_url=seed_url or "",
+        report_url=report_url or "",
         validate_only=validate_only,
         request_id=uuid4().hex,
     )
@@ -163,6 +181,8 @@ def add_zone(
 @click.option("--unreachable", is_flag=True, help="Nothing is to be reached beside groups and gateway.")
 @_BUDGET
 @click.option("--no-image-budget", is_flag=True, help="The service's budget of copies of images holds.")
+@_SEED_URL
+@_REPORT_URL
 @_DRY_RUN
 def set_zone(
     session: Session,
@@ -175,10 +195,12 @@ def set_zone(
     unreachable: bool,
     image_budget: int | None,
     no_image_budget: bool,
+    seed_url: str | None,
+    report_url: str | None,
     validate_only: bool,
 ) -> int:
-    """Change a zone's addresses, whom its groups may talk with, and what copies of images may take. What is not named
-    stays as it is."""
+    """Change a zone's addresses, whom its groups may talk with, what copies of images may take, and where bare metal
+    finds this service. What is not named stays as it is."""
     stub = session.stub(Stub)
     request = fleet_pb2.UpdateZoneRequest(
         uuid=find_zone(stub, zone).uuid,
@@ -187,6 +209,8 @@ def set_zone(
         isolation=isolation or "",
         reachable=() if unreachable else reachable,
         image_copies_budget=None if no_image_budget else image_budget,
+        seed_url=seed_url or "",
+        report_url=report_url or "",
         validate_only=validate_only,
     )
     wanted = {
@@ -195,6 +219,8 @@ def set_zone(
         "isolation": bool(isolation),
         "reachable": bool(reachable) or unreachable,
         "image_copies_budget": image_budget is not None or no_image_budget,
+        "seed_url": seed_url is not None,
+        "report_url": report_url is not None,
     }
     request.update_mask.paths.extend(name for name, is_so in wanted.items() if is_so)
     made = stub.UpdateZone(request).inventory

@@ -32,9 +32,11 @@ from service.domain.fleet import (
 )
 from service.domain.network import NetworkWish, clashes, network_of
 from service.domain.ownership import LEGACY_CLUSTER
+from service.domain.seats import NO_BASE, is_base
 from service.domain.secrets import SecretKey
 from service.domain.tenants import AccessKey, Account, Anonymous, Caller, Certificate, Quota, Rate, Token
-from service.drivers import kinds
+from service.drivers import in_zone, kinds
+from service.errors import FieldViolation
 from service.listening import ListenAddress
 
 SHORTEST_TOKEN = 16
@@ -267,6 +269,8 @@ class Builder:
             options=section.options,
         )
         self._file.tell(where, kinds.violations(address, in_file=True))
+        of_zone = next((z.seed_url for z in self._file.checked.zones if z.uuid == zone_uuid), "")
+        self._file.tell(where, in_zone.violations(address, of_zone))
         self._file.tell(where, kinds.capacity_violations(section.driver, section.capacity))
         overcommit = _overcommit(section.overcommit)
         self._file.tell(where, kinds.whole_violations(address, overcommit, section.bridge, "overcommit"))
@@ -330,6 +334,9 @@ class Builder:
             )
         )
         self._file.tell(f"{self._file.at('zones', index)}.network", wrong)
+        given = {"seed_url": section.seed_url, "report_url": section.report_url}
+        no_base = (FieldViolation(name, NO_BASE) for name, url in given.items() if url and not is_base(url))
+        self._file.tell(self._file.at("zones", index), no_base)
         return Zone(
             uuid=section.uuid,
             name=section.name,
@@ -337,6 +344,8 @@ class Builder:
             network=network,
             overcommit=_overcommit(section.overcommit),
             image_copies_budget=section.image_copies_budget,
+            seed_url=section.seed_url,
+            report_url=section.report_url,
         )
 
 

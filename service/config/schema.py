@@ -180,6 +180,8 @@ class ZoneSection(Section):
     network: NetworkSection = NetworkSection()
     overcommit: OvercommitSection = OvercommitSection()
     image_copies_budget: Annotated[Size, Field(ge=0)] | None = None
+    seed_url: Line = ""
+    report_url: Line = ""
 
 
 class HostClusterSection(Section):

@@ -17,6 +17,7 @@ from service.domain.containers import is_reference
 from service.domain.fleet import MAX_RATIO, HostAddress
 from service.domain.network import NetworkWish, network_of
 from service.domain.presets import BY_HOST, MOST_HOST_CHECK_MS
+from service.domain.seats import NO_BASE, is_base
 from service.drivers import kinds
 from service.errors import FieldViolation
 
@@ -150,6 +151,12 @@ def _ratios_in_range(request: Any) -> Iterator[FieldViolation]:
             yield FieldViolation(
                 f"resource_policies[{index}].overcommit_ratio", f"must be more than 0 and at most {MAX_RATIO}"
             )
+
+
+def _machines_find_the_service(request: Any) -> Iterator[FieldViolation]:
+    for name in ("seed_url", "report_url"):
+        if (url := getattr(request, name)) and not is_base(url):
+            yield FieldViolation(name, NO_BASE)
 
 
 def _host_can_be_reached(request: fleet_pb2.AddHostRequest) -> Iterator[FieldViolation]:
@@ -333,7 +340,7 @@ _RULES: Mapping[str, Sequence[Rule]] = {
     ),
     "corral.v1.GetCapacityRequest": (_size_is_whole,),
     "corral.v1.PlanRoomRequest": (_group_is_right,),
-    "corral.v1.CreateZoneRequest": (_network_fits_together,),
+    "corral.v1.CreateZoneRequest": (_network_fits_together, _machines_find_the_service),
     "corral.v1.AddHostRequest": (
         _ratios_in_range,
         _policies_name_each_resource_once,
@@ -342,8 +349,9 @@ _RULES: Mapping[str, Sequence[Rule]] = {
         _a_bmc_is_of_a_hypervisor,
     ),
     "corral.v1.UpdateZoneRequest": (
-        _mask_names("description", "pools", "isolation", "reachable", "image_copies_budget"),
+        _mask_names("description", "pools", "isolation", "reachable", "image_copies_budget", "seed_url", "report_url"),
         _named_fields_are_not_empty("pools"),
+        _machines_find_the_service,
     ),
     "corral.v1.UpdateClusterRequest": (
         _mask_names("name", "description"),

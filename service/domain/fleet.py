@@ -106,7 +106,8 @@ class Zone:
     """A failure and network domain that holds hosts. `version`, `created_at`, `updated_at`: of the stored row.
 
     `image_copies_budget`: bytes that copies of images may take on each of its hosts, 0: any number; None: it says
-    nothing.
+    nothing. `seed_url`, `report_url`: the listener for machines as BMCs, and as machines of the zone reach it, where a
+    host does not say another one; empty: it says none.
     """
 
     uuid: str
@@ -115,6 +116,8 @@ class Zone:
     network: Network = field(default_factory=Network)
     overcommit: Overcommit = field(default_factory=Overcommit)
     image_copies_budget: int | None = None
+    seed_url: str = ""
+    report_url: str = ""
     version: int = 0
     created_at: int = 0
     updated_at: int = 0

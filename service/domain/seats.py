@@ -10,9 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 SEED_PATH = "/machines/seed/"
 REPORT_PATH = "/machines/report"
+MOST_BASE = 200
+"""So long the address of the listener for machines may be."""
+NO_BASE = "must be an address such as http://10.0.0.1:8081, of at most 200 characters"
 _SUFFIX = ".iso"
 _BOOTS = ".boot"
 
@@ -29,6 +33,17 @@ def key_of(token: str) -> str:
 def seed_url(base: str, token: str, *, boots: bool = False) -> str:
     """Where a BMC fetches the seed. `boots`: the machine is to boot from it, and not from its own disk."""
     return f"{base.rstrip('/')}{SEED_PATH}{token}{_BOOTS if boots else ''}{_SUFFIX}"
+
+
+def is_base(url: str) -> bool:
+    """Whether this may come before the paths of seeds and reports: http or https, a host, nothing after its path."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    plain = not (parts.query or parts.fragment or parts.username or parts.password) and port != 0
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and plain and len(url) <= MOST_BASE
 
 
 def token_in(url: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from service.domain.catalog import ModelService
 from service.domain.fleet import Host, HostStatus, Zone
+from service.drivers import in_zone
 from service.drivers.base import (
     DriverError,
     HostDriver,
@@ -58,7 +59,8 @@ class Roster:
     async def sync(self) -> None:
         """Read the rows and follow them. Raises Unavailable."""
         async with self._one_at_a_time:
-            zones, hosts, catalogue = await self._store.read(_read)
+            zones, rows, catalogue = await self._store.read(_read)
+            hosts = {uuid: in_zone.reached(host, zones.get(host.zone_uuid)) for uuid, host in rows.items()}
             self._directory.zones, self._directory.hosts, self._directory.catalogue = zones, hosts, catalogue
             for uuid in sorted(set(self._reconciler.monitors) - set(hosts)):
                 await self._reconciler.remove_host(uuid, left_fleet=True)

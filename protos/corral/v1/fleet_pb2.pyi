@@ -121,6 +121,8 @@ class Zone(_message.Message):
     POOLS_FIELD_NUMBER: _builtins.int
     FOREIGN_ADDRESSES_FIELD_NUMBER: _builtins.int
     IMAGE_COPIES_BUDGET_FIELD_NUMBER: _builtins.int
+    SEED_URL_FIELD_NUMBER: _builtins.int
+    REPORT_URL_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The zone's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -135,6 +137,12 @@ class Zone(_message.Message):
     """How many bytes copies of images may take on each of its hosts that has no budget of its own. 0: any number. Absent: as
     the service's configuration says (`catalog.image_copies_budget`).
     """
+    seed_url: _builtins.str
+    """The service's listener for machines as BMCs of the zone reach it, such as `http://10.0.0.1:8081`: for hosts of driver
+    `redfish` that have no option `seed_url`. Empty: each says it itself.
+    """
+    report_url: _builtins.str
+    """The same as the machines themselves reach it, where they have no option `report_url`. Empty: as BMCs do."""
     @_builtins.property
     def create_date(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -171,10 +179,12 @@ class Zone(_message.Message):
         pools: _abc.Iterable[Global___AddressPool] | None = ...,
         foreign_addresses: _abc.Iterable[Global___ForeignAddress] | None = ...,
         image_copies_budget: _builtins.int | None = ...,
+        seed_url: _builtins.str = ...,
+        report_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget", "create_date", b"create_date", "image_copies_budget", b"image_copies_budget", "last_op_date", b"last_op_date", "network", b"network"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget", "create_date", b"create_date", "description", b"description", "etag", b"etag", "foreign_addresses", b"foreign_addresses", "host_count", b"host_count", "image_copies_budget", b"image_copies_budget", "last_op_date", b"last_op_date", "name", b"name", "network", b"network", "pools", b"pools", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget", "create_date", b"create_date", "description", b"description", "etag", b"etag", "foreign_addresses", b"foreign_addresses", "host_count", b"host_count", "image_copies_budget", b"image_copies_budget", "last_op_date", b"last_op_date", "name", b"name", "network", b"network", "pools", b"pools", "report_url", b"report_url", "seed_url", b"seed_url", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__image_copies_budget: _TypeAlias = _typing.Literal["image_copies_budget"]  # noqa: Y015
     _WhichOneofArgType__image_copies_budget: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget"]  # noqa: Y015
@@ -1172,6 +1182,8 @@ class CreateZoneRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     NETWORK_FIELD_NUMBER: _builtins.int
     IMAGE_COPIES_BUDGET_FIELD_NUMBER: _builtins.int
+    SEED_URL_FIELD_NUMBER: _builtins.int
+    REPORT_URL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The zone's name, at most 255 characters in one line."""
     description: _builtins.str
@@ -1186,6 +1198,12 @@ class CreateZoneRequest(_message.Message):
     """How many bytes copies of images may take on each of its hosts that has no budget of its own. 0: any number. Absent: as
     the service's configuration says.
     """
+    seed_url: _builtins.str
+    """The service's listener for machines as BMCs of the zone reach it, such as `http://10.0.0.1:8081`: for hosts of driver
+    `redfish` that have no option `seed_url`.
+    """
+    report_url: _builtins.str
+    """The same as the machines themselves reach it. Empty means as BMCs do."""
     @_builtins.property
     def network(self) -> Global___ZoneNetwork:
         """Where its machines are attached. Absent means that they have no network."""
@@ -1200,10 +1218,12 @@ class CreateZoneRequest(_message.Message):
         validate_only: _builtins.bool = ...,
         network: Global___ZoneNetwork | None = ...,
         image_copies_budget: _builtins.int | None = ...,
+        seed_url: _builtins.str = ...,
+        report_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget", "image_copies_budget", b"image_copies_budget", "network", b"network"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget", "description", b"description", "image_copies_budget", b"image_copies_budget", "name", b"name", "network", b"network", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget", "description", b"description", "image_copies_budget", b"image_copies_budget", "name", b"name", "network", b"network", "report_url", b"report_url", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "seed_url", b"seed_url", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__image_copies_budget: _TypeAlias = _typing.Literal["image_copies_budget"]  # noqa: Y015
     _WhichOneofArgType__image_copies_budget: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget"]  # noqa: Y015
@@ -1304,6 +1324,8 @@ class UpdateZoneRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     IMAGE_COPIES_BUDGET_FIELD_NUMBER: _builtins.int
+    SEED_URL_FIELD_NUMBER: _builtins.int
+    REPORT_URL_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The zone's UUID."""
     description: _builtins.str
@@ -1320,6 +1342,12 @@ class UpdateZoneRequest(_message.Message):
     """How many bytes copies of images may take on each of its hosts. Used where the mask says `image_copies_budget`; absent
     then: as the service's configuration says.
     """
+    seed_url: _builtins.str
+    """The service's listener for machines as BMCs of the zone reach it. Used where the mask says `seed_url`; not empty while
+    machines need it. What is in a drive already stays there.
+    """
+    report_url: _builtins.str
+    """The same as the machines themselves reach it. Used where the mask says `report_url`."""
     @_builtins.property
     def pools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The addresses that machines may get from now on, each as `first-last`. Used where the mask says `pools`."""
@@ -1344,10 +1372,12 @@ class UpdateZoneRequest(_message.Message):
         etag: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
         image_copies_budget: _builtins.int | None = ...,
+        seed_url: _builtins.str = ...,
+        report_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget", "image_copies_budget", b"image_copies_budget", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget", "description", b"description", "etag", b"etag", "image_copies_budget", b"image_copies_budget", "isolation", b"isolation", "pools", b"pools", "reachable", b"reachable", "update_mask", b"update_mask", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget", "description", b"description", "etag", b"etag", "image_copies_budget", b"image_copies_budget", "isolation", b"isolation", "pools", b"pools", "reachable", b"reachable", "report_url", b"report_url", "seed_url", b"seed_url", "update_mask", b"update_mask", "uuid", b"uuid", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__image_copies_budget: _TypeAlias = _typing.Literal["image_copies_budget"]  # noqa: Y015
     _WhichOneofArgType__image_copies_budget: _TypeAlias = _typing.Literal["_image_copies_budget", b"_image_copies_budget"]  # noqa: Y015

@@ -68,6 +68,8 @@ def zone(view: ZoneView) -> fleet_pb2.Zone:
             reachable=value.network.reachable,
         ),
         image_copies_budget=value.image_copies_budget,
+        seed_url=value.seed_url,
+        report_url=value.report_url,
         pools=[
             fleet_pb2.AddressPool(
                 first=one.first,

@@ -19,12 +19,14 @@ def new_zone(message: fleet_pb2.CreateZoneRequest) -> NewZone:
         message.request_id,
         attached,
         message.image_copies_budget if message.HasField("image_copies_budget") else None,
+        message.seed_url,
+        message.report_url,
     )
 
 
 def zone_change(message: fleet_pb2.UpdateZoneRequest) -> ZoneChange:
     """What to change: the fields that the mask names, or without a mask those that are not empty."""
-    names = ("description", "pools", "isolation", "reachable")
+    names = ("description", "pools", "isolation", "reachable", "seed_url", "report_url")
     told = message.image_copies_budget if message.HasField("image_copies_budget") else None
     budget = ("image_copies_budget",) if told is not None else ()
     named = tuple(message.update_mask.paths) or (*(n for n in names if getattr(message, n)), *budget)
@@ -34,4 +36,6 @@ def zone_change(message: fleet_pb2.UpdateZoneRequest) -> ZoneChange:
         pools=tuple(message.pools) if "pools" in named else None,
         isolation=message.isolation if "isolation" in named else None,
         reachable=tuple(message.reachable) if "reachable" in named else None,
+        seed_url=message.seed_url if "seed_url" in named else None,
+        report_url=message.report_url if "report_url" in named else None,
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from service.domain.fleet import HostAddress
+from service.domain.seats import is_base
 from service.drivers.base import HostRejected
 
 DEFAULT_PORT = 443
@@ -41,7 +41,7 @@ class Access:
 @dataclass(frozen=True, slots=True)
 class Options:
     """A redfish host's options. `seed_url`, `report_url`: this service's listener for machines, as the BMC and as the
-    machine itself reach it."""
+    machine itself reach it; empty where neither the host nor its zone says it."""
 
     access: Access
     seed_url: str
@@ -51,12 +51,11 @@ class Options:
 def options_of(address: HostAddress) -> Options:
     """The options, checked. Raises HostRejected `bad_request` that names the wrong one."""
     access, given = access_of(address), address.options
-    if not given.get("seed_url"):
-        raise _wrong("option 'seed_url' is required")
     for name in ("seed_url", "report_url"):
-        if (url := given.get(name, "")) and not _is_base(url):
+        if (url := given.get(name, "")) and not is_base(url):
             raise _wrong(f"option {name!r} is not an address such as http://10.0.0.1:8081")
-    return Options(access, given["seed_url"], given.get("report_url") or given["seed_url"])
+    seed_url = given.get("seed_url", "")
+    return Options(access, seed_url, given.get("report_url") or seed_url)
 
 
 def access_of(address: HostAddress) -> Access:
@@ -81,12 +80,6 @@ def access_of(address: HostAddress) -> Access:
         fingerprint,
         system,
     )
-
-
-def _is_base(url: str) -> bool:
-    parts = urlsplit(url)
-    plain = not (parts.query or parts.fragment or parts.username or parts.password)
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and plain and len(url) <= 200
 
 
 def _wrong(text: str) -> HostRejected:

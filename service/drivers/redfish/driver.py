@@ -46,9 +46,14 @@ class RedfishDriver(WithoutCopies, HostDriver):
     """One machine by its BMC, which takes one call at a time."""
 
     def __init__(self, host_id: str, address: HostAddress, seats: Seats) -> None:
-        """Connects to nothing yet. Raises HostRejected `bad_request` for options that are wrong."""
+        """Connects to nothing yet. `address`: with what its zone says (`service/drivers/in_zone.py`).
+
+        Raises HostRejected `bad_request` for options that are wrong.
+        """
         self._host_id = host_id
         self._options = options_of(address)
+        if not self._options.seed_url:
+            raise HostRejected("bad_request", "seed_url is required, as an option of the host or of its zone")
         self._seats = seats
         self._bmc = Bmc(self._options.access)
         self._line = BmcLine(self._bmc)
