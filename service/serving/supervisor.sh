@@ -914,7 +914,7 @@ turn() {
         has_canary && FINE_AT=$ANSWERED_AT
         SERVED=yes
         stage ready
-    elif [ -n "$READY_AT" ] && [ $(($(now) - ANSWERED_AT)) -le $((PATIENCE * BUSY_PATIENCE)) ] && works; then
+    elif [ -n "$READY_AT" ] && computes; then
         stage degraded "the engine computes, and has not answered its canary rightly for $PATIENCE s: $WRONG"
     elif [ -n "$READY_AT" ]; then
         restart_engine "the engine has not answered rightly for $PATIENCE s: $WRONG"
@@ -924,8 +924,11 @@ turn() {
     fi
 }
 
-# One that was ready and is not for too long.
-overdue() { [ -n "$READY_AT" ] && [ $(($(now) - FINE_AT)) -gt "$PATIENCE" ]; }
+# One that was ready and is not for too long. Who is busy with its callers' requests may be late with both answers.
+overdue() { [ -n "$READY_AT" ] && [ $(($(now) - FINE_AT)) -gt "$PATIENCE" ] && ! computes; }
+
+# A canary that is overdue has longer while its engine computes.
+computes() { [ -n "$ANSWERED_AT" ] && [ $(($(now) - ANSWERED_AT)) -le $((PATIENCE * BUSY_PATIENCE)) ] && works; }
 
 # An engine that was started again and does not come up hangs; one that never served may still load its model. It has
 # three times as long as its slowest start took, and each time twice as long as before: the machine may be busy.

@@ -1,5 +1,6 @@
 """A stand-in for an engine: `python engine.py PORT FILE`. It answers /health with 200, all else with the file's text,
-and while that is `hang` not at all; while it is `work` neither, and it computes all the time."""
+and while that is `hang` not at all; while it is `work` neither, and it computes all the time; while it is `toil` it
+computes and answers nobody, /health neither."""
 
 import sys
 import time
@@ -13,10 +14,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """One answer."""
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        text = "fine" if self.path == "/health" else Path(sys.argv[2]).read_text()
+        text = Path(sys.argv[2]).read_text()
+        if self.path == "/health" and text != "toil":
+            text = "fine"
         while text == "hang":
             time.sleep(0.1)
-        while text == "work" and Path(sys.argv[2]).read_text() == "work":
+        while text in ("work", "toil") and Path(sys.argv[2]).read_text() == text:
             sum(range(20_000))
         self.send_response(200)
         self.send_header("Content-Length", str(len(text)))

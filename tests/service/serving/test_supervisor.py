@@ -152,6 +152,30 @@ def test_an_engine_that_computes_is_given_longer_than_one_that_waits(guest: Gues
     assert guest.report()["restarts"] == 0
 
 
+def test_an_engine_that_computes_may_be_late_with_its_health_as_well(guest: Guest) -> None:
+    guest.environment["CORRAL_BUSY_PATIENCE"] = "60"  # longer than the test, however late a busy machine does its part
+    port = free_port()
+    guest.start(
+        engine(guest.directory, port, '{"content":"defghi"}'),
+        CORRAL_READINESS="http",
+        CORRAL_READINESS_PORT=str(port),
+        CORRAL_READINESS_PATH="/health",
+        CORRAL_CANARY_PATH="/completion",
+        CORRAL_CANARY_EXPECT='"content":"defg',
+        CORRAL_CANARY_INTERVAL_SECONDS="1",
+        CORRAL_CANARY_PATIENCE_SECONDS="3",
+        CORRAL_READINESS_TIMEOUT_SECONDS="1",
+    )
+    guest.at("ready")
+    answer = guest.directory / "answer"
+    answer.write_text("toil")
+    until(lambda: guest.report()["answered"] > 9, "its last answer is three times as old as an idle engine's may be")
+    guest.at("degraded", "the engine does not answer")
+    answer.write_text('{"content":"defghi"}')
+    guest.at("ready")
+    assert guest.report()["restarts"] == 0
+
+
 def test_peers_are_told_that_the_engine_listens_and_nobody_connects_to_it(guest: Guest) -> None:
     port = free_port()
     listen = f"import socket,time; s=socket.create_server(('127.0.0.1',{port})); s.settimeout(3600); print(s.accept())"
