@@ -725,11 +725,13 @@ judge_canary() {
 }
 
 # Whether the engine computes: since they were looked at its processes took processor time, or would have for most of the
-# time and waited for a processor, as on a busy machine. One that waits for a peer that is gone does neither. Asked only
-# when answers fail to come. The first look has nothing to compare with, and says nothing against it.
+# time and waited for a processor, as on a busy machine. Of a wait that has not ended the kernel counts nothing: who is
+# ready for a processor at two looks in a row waits for it. One that waits for a peer that is gone does none of these. Asked
+# only when answers fail to come. The first look has nothing to compare with, and says nothing against it.
 works() {
     ticks=0
     waited=0
+    ready_now=
     for process in /proc/[0-9]*; do
         read -r line < "$process/stat" || continue
         set -- ${line##*) }
@@ -738,6 +740,8 @@ works() {
         for thread in "$process"/task/*; do
             # Nanoseconds: on a processor; ready to run, and on none.
             read -r _ ready _ < "$thread/schedstat" && waited=$((waited + ready / 10000000))
+            read -r line < "$thread/stat" || continue
+            case "${line##*) }" in R*) ready_now=yes ;; esac
         done
     done 2> /dev/null
     looked=$(hundredths)
@@ -748,9 +752,12 @@ works() {
     TICKS=$ticks
     WAITED=$waited
     TICKS_AT=$looked
+    ready_before=$READY_BEFORE
+    READY_BEFORE=$ready_now
     [ "$first" -ge 0 ] || return 0
     [ "$took" -lt "$LEAST_TICKS" ] && { [ "$wanted" -lt "$LEAST_TICKS" ] || [ $((wanted * 2)) -lt "$passed" ]; } ||
         WORKED_AT=$(now)
+    [ -z "$ready_now" ] || [ -z "$ready_before" ] || WORKED_AT=$(now)
     [ -n "$WORKED_AT" ] && [ $(($(now) - WORKED_AT)) -le 5 ]
 }
 
@@ -801,6 +808,7 @@ main() {
     WAITED=0
     TICKS_AT=0
     WORKED_AT=
+    READY_BEFORE=
     START_TOOK=0
     STUCK=0
     CLASH=
