@@ -167,7 +167,8 @@ def test_a_mixed_group_runs_and_is_gone(site: Site, capsys: pytest.CaptureFixtur
     assert {i.host_name for i in group.instances} == {"hv1", *FIRMWARES}
     assert [machine.resets() for machine in site.machines] == [["On"], ["On"]]
     health = {i.host_name: site.lab.get_json(i.addresses[0]) for i in group.instances}
-    assert health["hv1"]["joined"] == 2
+    (leader,) = [i for i in group.instances if i.host_name == "hv1"]
+    wait_until(lambda: site.lab.get_json(leader.addresses[0])["joined"] == 2, 120, "the leader to publish both workers")
     for machine in site.machines:
         assert health[machine.name]["machine_uuid"].lower() == machine.uuid
         assert machine.drive()

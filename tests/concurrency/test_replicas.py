@@ -102,7 +102,7 @@ def follow(call: Any) -> Any:
 
 def delete(stub: Any, group: str) -> None:
     """Delete and wait for the end."""
-    follow(stub.DeleteInstanceGroup(deploy_pb2.DeleteInstanceGroupRequest(uuid=group), timeout=120))
+    follow(stub.DeleteInstanceGroup(deploy_pb2.DeleteInstanceGroupRequest(uuid=group), timeout=150))
 
 
 def test_sixteen_clients_on_three_replicas_never_over_commit_a_nearly_full_fleet(cluster: Cluster) -> None:
@@ -138,7 +138,7 @@ def test_sixteen_clients_on_three_replicas_never_over_commit_a_nearly_full_fleet
 
 def test_the_last_slot_has_one_winner_whichever_replicas_are_asked(cluster: Cluster) -> None:
     filler = uuid.uuid4().hex
-    follow(cluster.members[0].stub().DeployDistributedModelService(deploy(filler, SLOTS - 1), timeout=120))
+    follow(cluster.members[0].stub().DeployDistributedModelService(deploy(filler, SLOTS - 1), timeout=150))
     stubs = [cluster.members[number % 3].stub() for number in range(6)]
     for _ in range(3):
         barrier = threading.Barrier(len(stubs))
@@ -147,7 +147,7 @@ def test_the_last_slot_has_one_winner_whichever_replicas_are_asked(cluster: Clus
             group = uuid.uuid4().hex
             ready.wait()
             try:
-                return follow(stub.DeployDistributedModelService(deploy(group), timeout=120)).status, group
+                return follow(stub.DeployDistributedModelService(deploy(group), timeout=150)).status, group
             except grpc.RpcError as error:
                 return error.code().name, group
 
@@ -163,13 +163,13 @@ def test_the_last_slot_has_one_winner_whichever_replicas_are_asked(cluster: Clus
 
 def test_every_replica_tells_of_what_another_one_does(cluster: Cluster) -> None:
     group = uuid.uuid4().hex
-    watch = cluster.members[1].stub().WatchInstanceGroups(deploy_pb2.WatchInstanceGroupsRequest(uuid=""), timeout=60)
+    watch = cluster.members[1].stub().WatchInstanceGroups(deploy_pb2.WatchInstanceGroupsRequest(uuid=""), timeout=150)
     seen: list[int] = []
     try:
         for response in watch:
             if response.event.bookmark.initial_state_complete:
                 break
-        told = list(cluster.members[0].stub().DeployDistributedModelService(deploy(group), timeout=60))
+        told = list(cluster.members[0].stub().DeployDistributedModelService(deploy(group), timeout=150))
         last = told[-1].event.sequence
         for response in watch:
             if response.event.sequence and response.event.group_uuid == group:
@@ -194,7 +194,7 @@ def test_groups_of_a_killed_replica_are_finished_by_the_others_exactly_once(clus
 
     def send(request: Any) -> None:
         try:
-            for _ in victim.stub().DeployDistributedModelService(request, timeout=60):
+            for _ in victim.stub().DeployDistributedModelService(request, timeout=150):
                 acknowledged.add(request.resource_uuid)
         except grpc.RpcError as error:
             codes.add(error.code().name)
@@ -229,8 +229,8 @@ def test_groups_of_a_killed_replica_are_finished_by_the_others_exactly_once(clus
 def test_a_replica_that_is_told_to_end_ends_its_streams_and_gives_its_groups_away(cluster: Cluster) -> None:
     leaving, staying = cluster.members[2], cluster.members[1]
     group = uuid.uuid4().hex
-    follow(leaving.stub().DeployDistributedModelService(deploy(group), timeout=60))
-    watch = leaving.stub().WatchInstanceGroups(deploy_pb2.WatchInstanceGroupsRequest(), timeout=120)
+    follow(leaving.stub().DeployDistributedModelService(deploy(group), timeout=150))
+    watch = leaving.stub().WatchInstanceGroups(deploy_pb2.WatchInstanceGroupsRequest(), timeout=150)
     codes: list[Any] = []
     revisions: list[int] = []
 
@@ -245,11 +245,11 @@ def test_a_replica_that_is_told_to_end_ends_its_streams_and_gives_its_groups_awa
     reader.start()
     wait_until(lambda: bool(revisions), 60, "the watch to tell of the group")
     assert leaving.stop() == 0
-    reader.join(30)
+    reader.join(120)
     assert codes == [grpc.StatusCode.UNAVAILABLE]
     assert "Traceback" not in leaving.log()
     resumed = staying.stub().WatchInstanceGroups(
-        deploy_pb2.WatchInstanceGroupsRequest(start_revision=max(revisions)), timeout=60
+        deploy_pb2.WatchInstanceGroupsRequest(start_revision=max(revisions)), timeout=150
     )
     delete(staying.stub(), group)
     told = []
@@ -283,7 +283,7 @@ def test_a_replica_on_another_machine_is_waited_for_until_its_lease_is_over(post
                 assert all(call.result() for call in calls)
                 victim.signal(signal.SIGSTOP)
                 for request in requests:
-                    assert follow(heir.stub().DeployDistributedModelService(request, timeout=120)).status == "Running"
+                    assert follow(heir.stub().DeployDistributedModelService(request, timeout=150)).status == "Running"
                 victim.signal(signal.SIGCONT)
                 cluster.settle()
             assert watch.violations == []
@@ -294,7 +294,7 @@ def test_a_replica_on_another_machine_is_waited_for_until_its_lease_is_over(post
 
 
 def _accepted(replica: Replica, request: Any) -> bool:
-    call = replica.stub().DeployDistributedModelService(request, timeout=60)
+    call = replica.stub().DeployDistributedModelService(request, timeout=150)
     for _ in call:
         call.cancel()
         return True

@@ -49,7 +49,7 @@ name = "admin"
 password_sha512 = "{hashlib.sha512(b"secret").hexdigest()}"
 role = "admin"
 """
-BOOT_MS = 3000
+BOOT_MS = 6000
 
 
 def replaced(text: str, places: dict[str, str]) -> str:
@@ -99,8 +99,14 @@ class Installation:
             stats = {each["name"]: int(each.get("value", 0)) for each in self.endpoints("grpc")[replica.grpc]["stats"]}
             return stats["rq_active"]
 
-        (found,) = [replica for replica in self.replicas if open_streams(replica)]
-        return found
+        found: list[ServiceProcess] = []
+
+        def one() -> bool:
+            found[:] = [replica for replica in self.replicas if open_streams(replica)]
+            return len(found) == 1
+
+        until(one)
+        return found[0]
 
 
 def until(what: Callable[[], bool], seconds: float = 60) -> None:

@@ -80,7 +80,7 @@ def joined(lab: Lab, group: group_pb2.InstanceGroup) -> int:
 
 def joined_soon(lab: Lab, group: group_pb2.InstanceGroup, count: int) -> int:
     """As `joined`, once it has become `count`; what it is after a while where it does not."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while (found := joined(lab, group)) != count and time.monotonic() < deadline:
         time.sleep(0.2)
     return found

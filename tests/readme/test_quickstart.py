@@ -57,7 +57,7 @@ def assert_nothing_is_left(machine: PrivateMachine) -> None:
         wait_until(lambda: machine.namespace.processes() == {}, 60, "the last processes to end")
     assert machine.namespace.processes() == {}
     left = machine.run(
-        f"ls -d {' '.join('/' + path for path in sorted(LEFT_BY_LIBVIRT))} 2>/dev/null; ls var", timeout=10
+        f"ls -d {' '.join('/' + path for path in sorted(LEFT_BY_LIBVIRT))} 2>/dev/null; ls var", timeout=120
     )
     assert left.stdout == ""
 
@@ -145,7 +145,7 @@ def test_a_taken_socket_is_said_before_anything_is_started(machine: PrivateMachi
         assert other.stdout.readline() == "ready\n"
         done = machine.run("make run ARGS=--once", timeout=240)
     finally:
-        other.communicate(timeout=60)
+        other.communicate(timeout=120)
     assert done.returncode != 0
     assert "unix:/run/corral/grpc.sock is taken by another process" in done.stderr
     assert "[server] grpc" in done.stderr
@@ -156,7 +156,7 @@ def _kill_libvirtd(machine: PrivateMachine) -> None:
     """As a crash of it would end it; returns once another has taken its place."""
 
     def pid() -> str:
-        return machine.run("cat /run/corral-libvirtd.pid", timeout=60).stdout.strip()
+        return machine.run("cat /run/corral-libvirtd.pid", timeout=120).stdout.strip()
 
     before = pid()
     machine.namespace.run("kill", "-KILL", before)

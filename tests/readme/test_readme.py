@@ -116,7 +116,7 @@ def test_the_calls_of_the_readme_do_what_it_says(places: Mapping[str, str]) -> N
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         answers[command] = done

@@ -137,7 +137,7 @@ def _store_secrets(service: CorralProcess, authority: Authority, told: Told) -> 
     base = service.http.replace("http://127.0.0.1", "https://localhost")
     context = ssl.create_default_context(cafile=str(authority.path))
     who = {"Authorization": f"Bearer {secret('ann')}"}
-    with httpx.Client(base_url=f"{base}/corral/v1", verify=context, timeout=30, headers=who) as http:
+    with httpx.Client(base_url=f"{base}/corral/v1", verify=context, timeout=60, headers=who) as http:
         rotate = f"/secrets/{made.uuid}:rotate"
         answers = [
             http.post(rotate, json={"value": after, "etag": made.etag}),
@@ -179,14 +179,14 @@ def _talk_grpc(service: CorralProcess, authority: Authority, told: Told) -> None
         bad = deploy_request(model_services=[node(cpu_num=-1, environment_variables={"A B": ENVIRONMENT})])
         errors.append(_error(lambda: list(stub.DeployDistributedModelService(bad, metadata=bearer("ann")))))
         big = deploy_request(model_services=[node(cpu_num=4000, environment_variables={"A": ENVIRONMENT})])
-        errors.append(_error(lambda: list(stub.DeployDistributedModelService(big, metadata=bearer("ann"), timeout=30))))
+        errors.append(_error(lambda: list(stub.DeployDistributedModelService(big, metadata=bearer("ann"), timeout=60))))
         told.texts["gRPC errors"] = "\n".join(errors)
 
 
 def _talk_http(service: CorralProcess, authority: Authority, told: Told) -> None:
     base = service.http.replace("http://127.0.0.1", "https://localhost")
     context = ssl.create_default_context(cafile=str(authority.path))
-    with httpx.Client(base_url=base, verify=context, timeout=30) as http:
+    with httpx.Client(base_url=base, verify=context, timeout=60) as http:
         login = "/zstack/v1/accounts/login"
         asked = {"logInByAccount": {"accountName": "canary", "password": PASSWORD}}
         session = http.put(login, json=asked).json()["inventory"]["uuid"]

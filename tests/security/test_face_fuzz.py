@@ -123,7 +123,7 @@ def fuzzed(corral: CorralProcess) -> Iterator[Fuzzed]:
 @pytest.fixture(scope="module")
 def zstack(corral: CorralProcess) -> Iterator[Fuzzed]:
     headers = {"Authorization": f"OAuth {log_in(corral, 'root-z')}"}
-    with httpx.Client(base_url=corral.http, headers=headers, timeout=30) as http:
+    with httpx.Client(base_url=corral.http, headers=headers, timeout=60) as http:
         client = Fuzzed(http)
         yield client
         assert 400 in client.seen, client.seen

@@ -226,7 +226,7 @@ def health_meanwhile(port: int, begin: Callable[[], Future[None]]) -> tuple[Futu
     """
     seconds: list[float] = []
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        grpc.channel_ready_future(channel).result(30)
+        grpc.channel_ready_future(channel).result(60)
         stub = health_pb2_grpc.HealthStub(channel)
         attack = begin()
         while not attack.done() or len(seconds) < HEALTH_CALLS:
@@ -261,6 +261,6 @@ def test_health_answers_during_an_attack_and_the_service_works_after_it(
     assert given_back(target, files), f"{target.files()} files are open, {files} were"
     assert target.memory() - memory < SPARE_BYTES
     listed = target.corral.groups.ListInstanceGroups(
-        deploy_pb2.ListInstanceGroupsRequest(), metadata=bearer("ann"), timeout=20
+        deploy_pb2.ListInstanceGroupsRequest(), metadata=bearer("ann"), timeout=60
     )
     assert [group.name for group in listed.inventories] == ["witness"]

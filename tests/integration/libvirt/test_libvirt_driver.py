@@ -243,7 +243,7 @@ async def test_a_killed_guest_is_seen_crashed(hosts: list[Hypervisor], drivers: 
     await drivers[0].list_machines(budget_seconds=BUDGET)
     drivers[0].subscribe(lambda _host, machine: news.set() if machine == spec.identity else None)
     hosts[0].signal_guest(spec.identity.machine_name, signal.SIGKILL)
-    await asyncio.wait_for(news.wait(), 20)
+    await asyncio.wait_for(news.wait(), 120)
     assert await states(drivers[0]) == {1: MachineState.CRASHED}
     await drivers[0].remove(spec.identity, budget_seconds=BUDGET)
 
