@@ -253,7 +253,10 @@ def seats(gang: Gang, number: int) -> Ints:
     if number not in gang.seated:
         there, which = gang.index.parts()
         want, count = want_of(gang, number), gang.kinds[number].count
-        gang.seated[number] = np.array([_most(part, want, count) for part in there], np.int64)[which]
+        found = gang.index.table().most(want, count)
+        if found is None:
+            found = np.array([_most(part, want, count) for part in there], np.int64)
+        gang.seated[number] = found[which]
     return gang.seated[number]
 
 

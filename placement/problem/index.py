@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from placement.devices import DEVICES, Part, Pool
 from placement.model import Host, Snapshot
+from placement.problem.parts_table import PartsTable
 from placement.resources import MAX_AMOUNT, MAX_RESOURCES, InvalidPlacementInput
 
 Ints = npt.NDArray[np.int64]
@@ -129,7 +130,10 @@ class FleetIndex:
             row = self.position[host.id]
             _fill_cells(free[row], host, names)
             which[row] = found.setdefault(part_of_host(host, names), len(found))
-        return {"cells": (names, free), "parts": (tuple(found), which)}
+        kept: dict[object, object] = {"cells": (names, free), "parts": (tuple(found), which)}
+        if "table" in self.cache and (table := self.table().extended(list(found)[len(there) :])) is not None:
+            kept["table"] = table
+        return kept
 
     @staticmethod
     def appended(index: FleetIndex, new: tuple[Host, ...]) -> FleetIndex:
@@ -192,6 +196,10 @@ class FleetIndex:
             return tuple(found), which
 
         return self.cached("parts", build)
+
+    def table(self) -> PartsTable:
+        """The parts that there are as arrays, a row each, in their order."""
+        return self.cached("table", lambda: PartsTable.of(self.parts()[0]))
 
     def cached(self, key: object, build: Callable[[], T]) -> T:
         """A value derived from this index, computed at most once; at most 64 are kept."""

@@ -91,7 +91,7 @@ def decide(case: Case, seconds: float | None = None, policy: Policy = QUIET) -> 
     if any(host.cells for host in snapshot.hosts):
         index.cells()
     if any(host.pools for host in snapshot.hosts):
-        index.parts()
+        index.table()
     gc.collect()
     gc.disable()
     cpu, wall = time.process_time(), time.monotonic()

@@ -30,6 +30,7 @@ from placement.model import (
     Strategy,
 )
 from placement.problem.index import FleetIndex, index_of
+from placement.problem.parts_table import PartsTable
 from placement.reasons import Family, Reason
 
 MODELS = ("gpu.a", "gpu.b")
@@ -317,6 +318,11 @@ def test_what_is_kept_of_parts_is_as_if_made_anew() -> None:
             assert kept.parts()[0][kept.parts()[1][row]] == anew.parts()[0][anew.parts()[1][row]]
         names, cells = kept.cells()
         assert (names, cells.tolist()) == (anew.cells()[0], anew.cells()[1].tolist()) or cells.shape[1] > 2
+        for want in (Want(devices=(Devices("gpu.a", 2),)), Want(1, (1,) * len(names), (Devices("gpu.b", 1, True),))):
+            seats = [(index.table().most(want, 9), index.parts()[1]) for index in (kept, anew)]
+            assert [found[which].tolist() for found, which in seats if found is not None] == [
+                [most(index.parts()[0][number], want, 9) for number in index.parts()[1]] for index in (kept, anew)
+            ]
 
 
 def test_seats_are_counted_as_they_would_be_tried() -> None:
@@ -335,3 +341,35 @@ def test_seats_are_counted_as_they_would_be_tried() -> None:
         found = most(part, want, 5)
         assert arrange(part, (want,) * found) is not None, (part, want, found)
         assert found == 5 or arrange(part, (want,) * (found + 1)) is None, (part, want, found)
+
+
+def test_seats_of_many_hosts_are_counted_at_once_as_one_by_one() -> None:
+    """Hosts of unlike cells and pools side by side, also those that a table was extended by."""
+    r = random.Random(11)
+    for turn in range(150):
+        amounts = r.choice([1, 2])
+        parts = []
+        for _ in range(8):
+            cells = tuple(tuple(r.randint(0, 6) for _ in range(amounts)) for _ in range(r.randint(0, 3)))
+            pools = tuple(
+                Pool(
+                    r.choice(MODELS),
+                    r.randint(0, 5),
+                    0,
+                    r.choice([None, *range(len(cells))]),
+                    r.choice(["", "x", "y", "z"]),
+                )
+                for _ in range(r.randint(0, 4))
+            )
+            parts.append(Part(cells, pools))
+        over, limit = r.randint(0, 2), r.choice([1, 3, 9])
+        wish = Devices(r.choice(["gpu", *MODELS]), r.randint(1, 3), bool(over) and r.random() < 0.5, r.random() < 0.5)
+        share = tuple(r.randint(0, 2) for _ in range(amounts)) if over else ()
+        want = Want(over, share, (wish,) if r.random() < 0.7 else ())
+        table = PartsTable.of(parts)
+        grown = PartsTable.of(parts[:5]).extended(parts[5:])
+        for found in (table.most(want, limit), grown.most(want, limit) if grown else None):
+            if found is None:
+                assert grown is None or (want.devices and over > 1), want
+                continue
+            assert found.tolist() == [most(part, want, limit) for part in parts], (turn, want, parts)
