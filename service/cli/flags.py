@@ -20,7 +20,18 @@ Request = deploy_pb2.DeployDistributedModelServiceRequest | deploy_pb2.PlanDistr
 
 # The options that say what one member is; None or () where they are not given.
 _OF_GPUS = ("gpus", "gpu_numa", "gpu_same_partition")
-_OF_A_MEMBER = ("model_service", "members", "cpu", "memory", "zone", *_OF_GPUS, "env", "timeout", "creation")
+_OF_A_MEMBER = (
+    "model_service",
+    "members",
+    "cpu",
+    "memory",
+    "zone",
+    "numa_cells",
+    *_OF_GPUS,
+    "env",
+    "timeout",
+    "creation",
+)
 
 
 def gpu_options(function: Any) -> Any:
@@ -58,6 +69,12 @@ def options(function: Any) -> Any:
             ),
             click.option("--memory", type=SIZE, metavar="SIZE", help="Without FILE: a member's memory, as 16GiB."),
             click.option("--zone", type=names.ZONE, help="Without FILE: the zone, by name or uuid [default: any]"),
+            click.option(
+                "--numa-cells",
+                type=click.IntRange(1, 8),
+                metavar="N",
+                help="Without FILE: over how many NUMA cells of its host a member is spread, which its guest sees.",
+            ),
             click.option("--gpu", "gpus", multiple=True, type=COUNT, metavar="MODEL=N", help="Without FILE: its GPUs."),
             gpu_options,
             click.option(
@@ -89,6 +106,7 @@ def fill(session: Session, told: dict[str, Any], name: str | None, into: Request
         node.cpu_num = told["cpu"]
     if "memory" in told:
         node.memory_size = told["memory"]
+    node.numa_cells = told.get("numa_cells", 0)
     node.count = told.get("members", 1)
     node.timeout = told.get("timeout", 0)
     node.gpus.extend(gpu_requests(told))

@@ -44,15 +44,26 @@ def _whole_machines_have_all(node: group_pb2.NodeSpec, path: str) -> Iterator[Fi
 
 def cells_agree(request: deploy_pb2.DeployDistributedModelServiceRequest) -> Iterator[FieldViolation]:
     """What is said of the cells of members and of those of their devices does not contradict itself."""
-    if request.placement_policy.numa != placement_pb2.NUMA_POLICY_NONE:
-        return
     shapes: list[tuple[str, Any]] = [
         ("", request),
         *((f"alternatives[{n}].", one) for n, one in enumerate(request.alternatives)),
     ]
     for prefix, shape in shapes:
         for position, node in enumerate(shape.model_services):
+            yield from _cells_are_there(node, f"{prefix}model_services[{position}].numa_cells")
+            if request.placement_policy.numa != placement_pb2.NUMA_POLICY_NONE:
+                continue
+            if node.numa_cells:
+                path = f"{prefix}model_services[{position}].numa_cells"
+                yield FieldViolation(path, "must not be set where placement_policy.numa is NUMA_POLICY_NONE")
             for index, gpu in enumerate(node.gpus):
                 if gpu.numa_policy == placement_pb2.NUMA_POLICY_REQUIRED:
                     path = f"{prefix}model_services[{position}].gpus[{index}].numa_policy"
                     yield FieldViolation(path, "must not be required where placement_policy.numa is NUMA_POLICY_NONE")
+
+
+def _cells_are_there(node: group_pb2.NodeSpec, path: str) -> Iterator[FieldViolation]:
+    if node.numa_cells and node.type == "BareMetal":
+        yield FieldViolation(path, "must not be asked for of BareMetal, which has all of its machine")
+    if node.cpu_num and node.numa_cells > node.cpu_num:
+        yield FieldViolation(path, f"must not be more than its processors: {node.cpu_num}")

@@ -80,6 +80,7 @@ class NodeSpec:
     lower `start_order` are running. As a face hands it in `start_order` -1 is unset, and `count` says how many alike
     members are meant; each stored one is one.
     `devices`: what the devices of any model are on the host that the member was placed on last.
+    `numa_cells`: over how many NUMA cells of its host it is spread; 0: as its group's policy says.
     """
 
     name: str
@@ -105,6 +106,7 @@ class NodeSpec:
     start_order: int = 0
     count: int = 1
     devices: tuple[GpuRequest, ...] = ()
+    numa_cells: int = 0
 
     @property
     def held_gpus(self) -> tuple[GpuRequest, ...]:

@@ -46,10 +46,19 @@ def positions(host: Host, numbers: Iterable[int]) -> tuple[int, ...]:
 def asked(policy: NumaPolicy, node: NodeSpec) -> int:
     """How many cells the planner is to pin the member to; 0: none. Whole machines come with all of theirs.
 
-    One whose devices are to be of its own cell is pinned to one, whatever is said of the group's members.
+    As many as it asks for itself. Else one whose devices are to be of its own cell is pinned to one, whatever is said
+    of the group's members.
     """
-    required = policy is NumaPolicy.REQUIRED or any(gpu.numa is NumaPolicy.REQUIRED for gpu in node.gpus)
-    return 1 if required and node.type is MachineType.VIRTUAL_MACHINE else 0
+    if node.type is not MachineType.VIRTUAL_MACHINE:
+        return 0
+    required = wanted(policy, node) is NumaPolicy.REQUIRED or any(gpu.numa is NumaPolicy.REQUIRED for gpu in node.gpus)
+    return node.numa_cells or int(required)
+
+
+def wanted(policy: NumaPolicy, node: NodeSpec) -> NumaPolicy:
+    """What holds for a member, and for its devices where they say nothing else: one that asks for cells must have
+    them."""
+    return NumaPolicy.REQUIRED if node.numa_cells else policy
 
 
 def given(
@@ -57,8 +66,8 @@ def given(
 ) -> dict[str, tuple[int, ...]]:
     """The cells that each landing member is pinned to, by uuid; members that float are left out.
 
-    Where it is only preferred the planner has not looked at cells: the largest members are first, and each gets the
-    cell that it leaves the least memory in.
+    Where it is only preferred the planner has looked at the cells of those alone that must have some: the largest of
+    the others are first, and each gets the cell that it leaves the least memory in.
     """
     where = {a.node: a for a in assignments}
     found = {
@@ -69,10 +78,15 @@ def given(
     if policy is not NumaPolicy.PREFERRED:
         return found
     free: dict[str, dict[int, dict[str, int]]] = {}
-    for member in sorted(landing, key=lambda m: (-m.spec.memory_size, m.rank)):
+    for member in sorted(landing, key=lambda m: (m.uuid not in found, -m.spec.memory_size, m.rank)):
         host = hosts[where[member.uuid].host]
         cells = free.setdefault(host.uuid, {c.number: {name: c.free(name) for name in PINNED} for c in told(host)})
         takes = _takes(member.spec, host)
+        if member.uuid in found:
+            mine = found[member.uuid]
+            for number in mine:
+                cells[number] = {name: left - -(-takes[name] // len(mine)) for name, left in cells[number].items()}
+            continue
         fitting = [n for n, left in cells.items() if all(left[name] >= takes[name] for name in PINNED)]
         if fitting:
             number = min(fitting, key=lambda n: (cells[n][MEMORY], n))

@@ -63,7 +63,7 @@ def together(node: NodeSpec, policy: NumaPolicy) -> tuple[Devices, ...]:
 
 
 def _local(gpu: GpuRequest, node: NodeSpec, policy: NumaPolicy) -> bool:
-    said = policy if gpu.numa is None else gpu.numa
+    said = cells.wanted(policy, node) if gpu.numa is None else gpu.numa
     return said is NumaPolicy.REQUIRED and node.type is MachineType.VIRTUAL_MACHINE
 
 
@@ -80,7 +80,7 @@ def wanted(members: Iterable[Instance], seats: Iterable[Seat], policy: NumaPolic
                 count = min(left.get(model, 0), gpu.count) if gpu.model else left[model]
                 left[model] = left.get(model, 0) - count
                 if count:
-                    near = (policy if gpu.numa is None else gpu.numa) is not NumaPolicy.NONE
+                    near = (cells.wanted(policy, node) if gpu.numa is None else gpu.numa) is not NumaPolicy.NONE
                     asks.append(Together(model, count, _local(gpu, node, policy), gpu.same_partition, near))
         found[seat.instance_uuid] = tuple(asks)
     return found

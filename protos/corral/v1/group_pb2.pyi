@@ -205,6 +205,7 @@ class NodeSpec(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     MODEL_UUID_FIELD_NUMBER: _builtins.int
+    NUMA_CELLS_FIELD_NUMBER: _builtins.int
     is_initial_node: _builtins.bool
     """Whether this is the initial node: the leader, rank 0, that workers join. At most one node of a
     group is. Where none is marked, the node of rank 0 is the first.
@@ -265,6 +266,12 @@ class NodeSpec(_message.Message):
     """The UUID of the model that the machine serves: told to the guest, and that of the initial node is the
     group's. Empty means the model service's own.
     """
+    numa_cells: _builtins.int
+    """Over how many NUMA cells of its host the machine is spread: an equal share of its processors and memory is of each,
+    and its guest sees as many NUMA nodes, with the accelerators of each beside them. At most one for each processor.
+    1 pins it to one cell; 0 means what `placement_policy.numa` says. Not where that is `NUMA_POLICY_NONE`, and not for
+    type `BareMetal`.
+    """
     @_builtins.property
     def environment_variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Environment variables of the served process, beside the model service's own. At most 256 of
@@ -305,10 +312,11 @@ class NodeSpec(_message.Message):
         count: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         model_uuid: _builtins.str = ...,
+        numa_cells: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num", "_memory_size", b"_memory_size", "_node_rank", b"_node_rank", "_start_order", b"_start_order", "cpu_num", b"cpu_num", "memory_size", b"memory_size", "node_rank", b"node_rank", "start_order", b"start_order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num", "_memory_size", b"_memory_size", "_node_rank", b"_node_rank", "_start_order", b"_start_order", "cluster_uuid", b"cluster_uuid", "count", b"count", "cpu_num", b"cpu_num", "description", b"description", "environment_variables", b"environment_variables", "gpus", b"gpus", "is_initial_node", b"is_initial_node", "labels", b"labels", "memory_size", b"memory_size", "model_uuid", b"model_uuid", "name", b"name", "node_rank", b"node_rank", "role", b"role", "root_disk_size", b"root_disk_size", "start_order", b"start_order", "startup_parameters", b"startup_parameters", "tensor_parallel_size", b"tensor_parallel_size", "timeout", b"timeout", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num", "_memory_size", b"_memory_size", "_node_rank", b"_node_rank", "_start_order", b"_start_order", "cluster_uuid", b"cluster_uuid", "count", b"count", "cpu_num", b"cpu_num", "description", b"description", "environment_variables", b"environment_variables", "gpus", b"gpus", "is_initial_node", b"is_initial_node", "labels", b"labels", "memory_size", b"memory_size", "model_uuid", b"model_uuid", "name", b"name", "node_rank", b"node_rank", "numa_cells", b"numa_cells", "role", b"role", "root_disk_size", b"root_disk_size", "start_order", b"start_order", "startup_parameters", b"startup_parameters", "tensor_parallel_size", b"tensor_parallel_size", "timeout", b"timeout", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cpu_num: _TypeAlias = _typing.Literal["cpu_num"]  # noqa: Y015
     _WhichOneofArgType__cpu_num: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num"]  # noqa: Y015

@@ -201,6 +201,7 @@ def _node(message: group_pb2.NodeSpec) -> NodeSpec:
         role=message.role,
         start_order=message.start_order if message.HasField("start_order") else roles.UNSET,
         count=rules.copies(message),
+        numa_cells=message.numa_cells,
     )
 
 

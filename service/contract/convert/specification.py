@@ -48,6 +48,7 @@ def _node(node: NodeSpec) -> dict[str, Any]:
             "startupParameters": node.startup_parameters,
             "environmentVariables": sorted(node.environment_variables),
             "gpus": [_gpu(gpu) for gpu in node.gpus],
+            "numaCells": node.numa_cells or None,
             "labels": dict(node.labels),
             "role": node.role,
             "startOrder": node.start_order if node.role else None,

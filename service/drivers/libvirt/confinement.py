@@ -55,6 +55,11 @@ class Confinement:
         if page and spec.memory_bytes % page:
             text = f"the host's machines have pages of {page >> 20} MiB, and their memory is a multiple of that"
             raise HostRejected("unsupported", text)
+        if page and spec.cells and spec.memory_bytes // page % len(spec.cells):
+            text = (
+                f"its memory is of {spec.memory_bytes // page} pages, which {len(spec.cells)} cells cannot share alike"
+            )
+            raise HostRejected("unsupported", text)
         if not (spec.cells or page or self._options.dedicated_cpus):
             return None
         capabilities = connection.getCapabilities()
@@ -70,6 +75,7 @@ class Confinement:
             each,
             numa.ranges(self._options.emulator_cpus or each) if each else "",
             page,
+            pinned.nodes,
         )
 
 

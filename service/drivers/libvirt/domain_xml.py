@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from xml.etree.ElementTree import Element, SubElement
 
 from service.drivers.base import HostRejected, LogSource, MachineIdentity, MachineSpec, NetworkInterface
+from service.drivers.libvirt import guest_cells
 from service.drivers.libvirt.numa import Pinning
 from service.drivers.libvirt.tags import Kind, Tag, tag_element
 
@@ -72,6 +73,8 @@ def check_spec(spec: MachineSpec) -> None:
     """Raises HostRejected `bad_request` for what no host could do."""
     if not 0 < spec.vcpus <= VCPU_LIMIT:
         raise HostRejected("bad_request", f"vcpus: 1 to {VCPU_LIMIT}")
+    if spec.vcpus < len(spec.cells):
+        raise HostRejected("bad_request", f"vcpus: {len(spec.cells)} or more, one for each NUMA cell")
     if not 0 < spec.memory_bytes <= MEMORY_LIMIT:
         raise HostRejected("bad_request", f"memory: 1 to {MEMORY_LIMIT} bytes")
     if not 0 <= spec.root_disk_bytes <= MEMORY_LIMIT:
@@ -103,10 +106,12 @@ def machine_xml(
     _amounts(domain, spec.memory_bytes, spec.vcpus)
     if pinning is not None and pinning.huge_page:
         _huge_pages(domain, pinning.huge_page)
-    _pin(domain, pinning)
     _operating_system(domain, _for_devices(platform) if spec.devices else platform, boot)
     _firmware_documents(domain, boot.documents)
     _features(domain, platform)
+    if pinning is not None and pinning.nodes and (cpu := domain.find("cpu")) is not None:
+        guest_cells.declare(cpu, spec.memory_bytes, spec.vcpus, len(pinning.nodes))
+    _pin(domain, pinning)
     SubElement(domain, "clock", offset="utc")
     for event, action in (("on_poweroff", "destroy"), ("on_reboot", "restart"), ("on_crash", "destroy")):
         domain.append(_leaf(event, action))
@@ -115,8 +120,9 @@ def machine_xml(
         _disk(devices, index, disk)
     for interface in spec.interfaces:
         _interface(devices, interface, network_filter)
+    places = guest_cells.buses(devices, spec.devices, pinning) if platform.virt_type != "test" else {}
     for address in [function.address for device in spec.devices for function in device.functions]:
-        _host_device(devices, address)
+        _host_device(devices, address, places.get(address))
     if platform.virt_type != "test":
         _consoles(devices, spec.image.progress_channel, boot.logs)
     elif spec.asked_for:
@@ -166,17 +172,22 @@ def arriving_xml(
 
 def _pin(domain: Element, pinning: Pinning | None) -> None:
     """Confine processors and memory; what confined them before, by the numbers of another host, goes. The emulator's
-    own threads follow the processors."""
+    own threads follow the processors. Cells of its own are bound one by one."""
     vcpu, before = domain.find("vcpu"), domain.find("numatune")
     if before is not None:
         domain.remove(before)
         if vcpu is not None:
             vcpu.attrib.pop("cpuset", None)
+    if (tuned := domain.find("cputune")) is not None:
+        domain.remove(tuned)
     if pinning is None or vcpu is None:
         return
+    own = bool(pinning.nodes) and len(domain.findall("cpu/numa/cell")) == len(pinning.nodes)
     if pinning.nodeset:
         tuning = Element("numatune")
         SubElement(tuning, "memory", mode="strict", nodeset=pinning.nodeset)
+        if own:
+            guest_cells.bind(tuning, pinning)
         domain.insert(list(domain).index(vcpu) + 1, tuning)
     if pinning.cpuset:
         vcpu.attrib |= {"placement": "static", "cpuset": pinning.cpuset}
@@ -185,6 +196,10 @@ def _pin(domain: Element, pinning: Pinning | None) -> None:
         for number, processor in enumerate(pinning.each):
             SubElement(tuning, "vcpupin", vcpu=str(number), cpuset=str(processor))
         SubElement(tuning, "emulatorpin", cpuset=pinning.emulator)
+        domain.insert(list(domain).index(vcpu) + 1, tuning)
+    elif own:
+        tuning = Element("cputune")
+        guest_cells.run_on(tuning, int(vcpu.text or "0"), pinning)
         domain.insert(list(domain).index(vcpu) + 1, tuning)
 
 
@@ -307,13 +322,15 @@ def _for_devices(platform: Platform) -> Platform:
     return replace(platform, machine="q35") if needs else platform
 
 
-def _host_device(devices: Element, address: str) -> None:
+def _host_device(devices: Element, address: str, place: Mapping[str, str] | None = None) -> None:
     """Managed: libvirt takes the function from its driver, resets it, and gives it back when the machine ends, however
-    that comes about."""
+    that comes about. `place`: where the guest sees it; None: where libvirt puts it."""
     element = SubElement(devices, "hostdev", mode="subsystem", type="pci", managed="yes")
     domain, bus, slot, function = re.split("[:.]", address)
     parts = {"domain": domain, "bus": bus, "slot": slot, "function": function}
     SubElement(SubElement(element, "source"), "address", {name: f"0x{part}" for name, part in parts.items()})
+    if place is not None:
+        SubElement(element, "address", dict(place))
 
 
 def _disk(devices: Element, index: int, disk: Disk) -> None:

@@ -84,7 +84,8 @@ class Pinning:
     `nodeset`: its memory may be of any cell.
 
     `each`: which processor each of the machine's own is, where they are its alone; `emulator`: where QEMU's own threads
-    run then. `huge_page`: bytes of the pages that its memory is of, 0: of ordinary ones.
+    run then. `huge_page`: bytes of the pages that its memory is of, 0: of ordinary ones. `nodes`: of a machine over
+    several cells, in the order of its own cells, the host's that each is of, and that one's processors.
     """
 
     cpuset: str = ""
@@ -92,6 +93,7 @@ class Pinning:
     each: tuple[int, ...] = ()
     emulator: str = ""
     huge_page: int = 0
+    nodes: tuple[tuple[int, str], ...] = ()
 
 
 def pinning(capabilities: str, wanted: tuple[int, ...]) -> Pinning:
@@ -99,7 +101,8 @@ def pinning(capabilities: str, wanted: tuple[int, ...]) -> Pinning:
     there = {cell.number: cell for cell in cells_of(capabilities)}
     if missing := sorted(set(wanted) - set(there)):
         raise HostRejected("unsupported", f"the host has no NUMA cell {missing[0]}")
-    return Pinning(ranges(cpu for number in wanted for cpu in there[number].cpus), ranges(wanted))
+    nodes = tuple((number, there[number].cpuset) for number in wanted) if len(wanted) > 1 else ()
+    return Pinning(ranges(cpu for number in wanted for cpu in there[number].cpus), ranges(wanted), nodes=nodes)
 
 
 def ranges(numbers: Iterable[int]) -> str:

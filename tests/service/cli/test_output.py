@@ -78,7 +78,9 @@ def test_a_request_is_told_by_options_alone(
     service: Service, address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("service.cli.flags._service", lambda session, wanted: f"uuid of {wanted}")
-    told = "--name chat --model-service llama --members 3 --cpu 4 --memory 16GiB --gpu a100=2 --env A=b=c"
+    told = (
+        "--name chat --model-service llama --members 3 --cpu 4 --memory 16GiB --numa-cells 2 --gpu a100=2 --env A=b=c"
+    )
     assert main(["--server", address, "plan", *told.split()]) == errors.OK
     (sent,) = service.requests
     assert isinstance(sent, deploy_pb2.PlanDistributedModelServiceRequest)
@@ -86,6 +88,7 @@ def test_a_request_is_told_by_options_alone(
     assert (sent.name, sent.service_creation_strategy) == ("chat", "parallel")
     assert (node.uuid, node.count, node.cpu_num, node.memory_size) == ("uuid of llama", 3, 4, 16 << 30)
     assert ([(g.model, g.count) for g in node.gpus], dict(node.environment_variables)) == ([("a100", 2)], {"A": "b=c"})
+    assert node.numa_cells == 2
     (gpu,) = node.gpus
     assert (gpu.numa_policy, gpu.same_partition) == (placement_pb2.NUMA_POLICY_UNSPECIFIED, False)
     assert main(["--server", address, "plan", "request.json", "--cpu", "4"]) == errors.USAGE

@@ -130,3 +130,14 @@ async def test_a_whole_machine_has_all_of_its_devices(tmp_path: Path) -> None:
         assert reason == "INVALID_ARGUMENT"
         assert "gpus[0].numa_policy" in words
         assert KEYS[0] in await devices(lab)
+
+
+async def test_a_member_over_two_cells_has_its_devices_of_both(tmp_path: Path) -> None:
+    """And one that floats, with all that is left of the host, has those that it leaves."""
+    async with whole(tmp_path, config_text(0, extra=EIGHT)) as lab:
+        node = nodes(6)[0] | {"numa_cells": 2, "cpu_num": 2}
+        (member,) = (await lab.up(model_services=[node])).instances
+        told = await devices(lab)
+        assert list(member.numa_cells) == [0, 1]
+        assert {told[key].numa_cell for key in member.devices} == {0, 1}
+        await lab.up(model_services=nodes(2))

@@ -122,3 +122,37 @@ async def test_a_pinned_member_has_a_cell_wherever_it_goes(tmp_path: Path) -> No
         assert [number for number, vcpus, _ in await cells_of(lab, other) if vcpus == 2] == list(there.numa_cells)
         (machine,) = [m for m in lab.driver(other).host.machines.values() if m.state.value == "running"]
         assert machine.resources[f"cell.{there.numa_cells[0]}.memory"] == 4 * GIB
+
+
+async def test_a_member_is_spread_over_as_many_cells_as_it_asks_for(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(0, extra=hosts(two=2))) as lab:
+        spread = [node | {"numa_cells": 2} for node in nodes(1, 40)]
+        reason, _ = await refused(lab, model_services=nodes(1, 40), placement_policy=REQUIRED)
+        assert reason == "UNSATISFIABLE", "no cell alone has so much"
+        for policy in ({}, PREFERRED):
+            group = await lab.up(model_services=[*spread, *nodes(1, 8)], placement_policy=policy)
+            large, small = sorted(group.instances, key=lambda m: -len(m.numa_cells))
+            assert list(large.numa_cells) == [0, 1]
+            assert len(small.numa_cells) == (1 if policy else 0)
+            held = await cells_of(lab, "two")
+            assert sorted(cell[1:] for cell in held) == ([(1, 20), (3, 28)] if policy else [(1, 20), (1, 20)])
+            await delete(lab, group.uuid)
+        reason, _ = await refused(lab, model_services=[node | {"cpu_num": 8, "numa_cells": 3} for node in nodes(1)])
+        assert reason == "UNSATISFIABLE", "the host has two"
+
+
+@pytest.mark.parametrize(
+    ("said", "policy"),
+    [
+        ({"numa_cells": 3}, {}),
+        ({"numa_cells": 2}, {"numa": "NUMA_POLICY_NONE"}),
+        ({"numa_cells": 1, "type": "BareMetal"}, {}),
+        ({"numa_cells": 9}, {}),
+    ],
+)
+async def test_cells_that_a_member_cannot_have_are_refused_by_name(
+    tmp_path: Path, said: dict[str, Any], policy: dict[str, Any]
+) -> None:
+    async with whole(tmp_path, config_text(0, extra=hosts(two=2))) as lab:
+        _, words = await refused(lab, model_services=[nodes(1)[0] | said], placement_policy=policy)
+        assert "model_services[0].numa_cells" in words

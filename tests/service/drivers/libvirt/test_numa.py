@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.domain.devices import HeldDevice, HeldFunction
 from service.drivers.base import HostRejected
-from service.drivers.libvirt import numa
-from service.drivers.libvirt.domain_xml import Boot, arriving_xml
+from service.drivers.libvirt import guest_cells, numa
+from service.drivers.libvirt.domain_xml import Boot, Platform, arriving_xml, machine_xml
 from service.drivers.libvirt.tags import read_domain
 from tests.service.drivers.libvirt.fake import FakeHost
 from tests.service.drivers.libvirt.machines import BUDGET, driver_of, specification
@@ -105,3 +108,74 @@ def test_a_machine_that_arrives_is_confined_as_its_new_host_is_to_have_it() -> N
     assert '<vcpu placement="static">2</vcpu>' in floating
     assert "numatune" not in floating
     assert "numatune" not in arriving_xml(DOMAIN.format(""), Boot(), ())
+
+
+def test_a_machine_over_two_cells_has_two_of_its_own_with_the_devices_of_each_beside_it() -> None:
+    def card(key: str, cell: int, functions: int) -> HeldDevice:
+        held = tuple(HeldFunction(f"{key}.{number}", "10de:2330") for number in range(functions))
+        return HeldDevice(f"{key}.0", "h100", held, cell)
+
+    devices = (card("0000:41:00", 0, 2), card("0000:81:00", 8, 1), card("0000:82:00", 8, 1), card("0000:c1:00", -1, 1))
+    spec = specification(vcpus=5, memory_bytes=65 << 20, cells=(0, 8), devices=devices)
+    xml = machine_xml(spec, Platform("kvm", "x86_64"), Boot(), numa.pinning(CAPABILITIES, (0, 8)))
+    assert '<vcpu placement="static" cpuset="0-2,4-5,9">5</vcpu>' in xml
+    assert (
+        '<numatune><memory mode="strict" nodeset="0,8" /><memnode cellid="0" mode="strict" nodeset="0" />'
+        '<memnode cellid="1" mode="strict" nodeset="8" /></numatune>'
+    ) in xml
+    assert (
+        '<cpu mode="host-passthrough"><numa><cell id="0" cpus="0-1" memory="32" unit="MiB" />'
+        '<cell id="1" cpus="2-4" memory="33" unit="MiB" /></numa></cpu>'
+    ) in xml
+    root = ElementTree.fromstring(xml)
+    assert [(p.get("vcpu"), p.get("cpuset")) for p in root.findall("cputune/vcpupin")] == [
+        *((str(number), "0-2,9") for number in range(2)),
+        *((str(number), "4-5") for number in range(2, 5)),
+    ]
+    buses = root.findall("devices/controller[@type='pci']")
+    assert [(b.get("index"), b.get("model")) for b in buses] == [
+        ("0", "pcie-root"),
+        ("1", "pcie-expander-bus"),
+        ("2", "pcie-root-port"),
+        ("3", "pcie-expander-bus"),
+        ("4", "pcie-root-port"),
+        ("5", "pcie-root-port"),
+    ]
+    assert [(b.get("busNr"), b.findtext("node")) for b in root.findall("devices/controller/target")] == [
+        ("64", "0"),
+        ("160", "1"),
+    ]
+    ports = [b.find("address") for b in buses if b.get("model") == "pcie-root-port"]
+    assert [(p.get("bus"), p.get("slot")) for p in ports if p is not None] == [
+        ("0x01", "0x00"),
+        ("0x03", "0x00"),
+        ("0x03", "0x01"),
+    ]
+    places = [given.find("address") for given in root.findall("devices/hostdev")]
+    assert [None if p is None else (p.get("bus"), p.get("function"), p.get("multifunction")) for p in places] == [
+        ("0x02", "0x0", "on"),
+        ("0x02", "0x1", None),
+        ("0x04", "0x0", None),
+        ("0x05", "0x0", None),
+        None,  # its host does not know where it is: libvirt places it
+    ]
+    # On another host the machine keeps its own cells, which are bound to that one's.
+    there = arriving_xml(xml.replace("0-2,9", "0-3"), Boot(), (), numa.pinning(CAPABILITIES, (0, 8)))
+    assert (there.count("memnode"), there.count('cpuset="0-2,9"'), there.count('cpuset="4-5"')) == (2, 2, 3)
+
+
+@pytest.mark.asyncio
+async def test_a_machine_has_a_processor_for_each_of_its_cells_and_whole_pages_in_each() -> None:
+    host = FakeHost(topology=TOPOLOGY)
+    with pytest.raises(HostRejected, match="vcpus: 2 or more"):
+        await driver_of(host).create_paused(specification(cells=(0, 8)), budget_seconds=BUDGET)
+    assert (host.domains, host.volumes) == ({}, {})
+
+
+@pytest.mark.parametrize(("cells", "most"), [(2, 32), (8, 23)])
+def test_more_devices_of_a_cell_than_its_bus_has_room_for_go_where_libvirt_puts_them(cells: int, most: int) -> None:
+    held = [HeldDevice(f"0000:{n:02x}:00.0", "x", (HeldFunction(f"0000:{n:02x}:00.0", "1:1"),), 1) for n in range(64)]
+    pinning = numa.Pinning(nodes=tuple((number, "0") for number in range(cells)))
+    placed = guest_cells.buses(ElementTree.Element("devices"), held, pinning)
+    assert len(placed) == most
+    assert guest_cells.buses(ElementTree.Element("devices"), held, numa.Pinning()) == {}
