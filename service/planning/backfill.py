@@ -7,13 +7,14 @@ still fits at that time, whoever came meanwhile. Where nobody has said when he g
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from placement.model import Assignment, Host, Member, Request, Snapshot, joined
+from placement.model import Assignment, Host, Member, Node, Request, Snapshot, joined
 from service.domain.fleet import Host as FleetHost
 from service.domain.groups import Group, KeptRoom, KeptSeat
-from service.planning import cells, foresight, translate
+from service.planning import cells, devices, foresight, translate
 
 KEPT = "there is room for it, and that is kept for a group before it in line, which it would hold up"
 
@@ -64,13 +65,21 @@ def open_to(
 def _landed(later: Snapshot, asked: Request, room: KeptRoom, hosts: Mapping[str, FleetHost]) -> dict[str, Host]:
     """The hosts of the seats with somebody in each of them who bears no label that a rule could mean."""
     nodes, there = {node.id: node for node in asked.nodes}, {host.id: host for host in later.hosts}
-    landed: dict[str, Host] = {}
+    found: dict[str, list[tuple[Node, Member]]] = defaultdict(list)
     for number, seat in enumerate(room.seats):
         if seat.host_uuid not in there or seat.instance_uuid not in nodes:
             continue
         node, pinned = nodes[seat.instance_uuid], cells.positions(hosts[seat.host_uuid], seat.cells)
         somebody = Member(f"kept/{number}", node.demand, {translate.GROUP_LABEL: ""}, False, node.exclusive, pinned)
-        landed[seat.host_uuid] = joined(landed.get(seat.host_uuid, there[seat.host_uuid]), somebody)
+        found[seat.host_uuid].append((node, somebody))
+    landed: dict[str, Host] = {}
+    for uuid, arriving in found.items():
+        host, nodes_here = there[uuid], [(node, member.cells) for node, member in arriving]
+        # Who wants devices together comes first: what others take is of what he leaves.
+        order = zip(arriving, devices.divided(host, nodes_here), strict=True)
+        for (_, member), given in sorted(order, key=lambda one: not one[0][0].devices):
+            host = joined(host, member, given)
+        landed[uuid] = host
     return landed
 
 
@@ -82,6 +91,9 @@ def _both(now: Host, then: Host) -> Host:
         used=_most(now.used, then.used, now.capacity),
         cells=tuple(
             replace(a, used=_most(a.used, b.used, a.capacity)) for a, b in zip(now.cells, then.cells, strict=True)
+        ),
+        pools=tuple(
+            replace(a, used=max(a.used, min(b.used, a.capacity))) for a, b in zip(now.pools, then.pools, strict=True)
         ),
         members=(*now.members, *arrived),
     )

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from placement.devices import DEVICES, Devices, Pool
-from placement.model import Assignment, Explanation, Shortage, Snapshot
+from placement.devices import DEVICES, Devices, Part, Pool, Undecided, Want, arrange, loose_of
+from placement.model import Assignment, Explanation, Host, Node, Shortage, Snapshot
 from service.domain.cells import NumaPolicy
 from service.domain.devices import Device, DeviceState, Together
 from service.domain.fleet import GPU
@@ -51,6 +51,23 @@ def pools(host: FleetHost, devices: Sequence[Device]) -> tuple[tuple[Pool, ...],
         instance: tuple((order.index(key), count) for key, count in sorted(mine.items()))
         for instance, mine in held.items()
     }
+
+
+def divided(host: Host, arriving: Sequence[tuple[Node, tuple[int, ...]]]) -> list[tuple[tuple[int, int], ...]]:
+    """(position of a pool, count) of what each of these nodes wants together and gets of the host, in the cells that it
+    is to have; nothing where the host has not enough for all of them."""
+    if not any(node.devices for node, _ in arriving):
+        return [()] * len(arriving)
+    part = Part(
+        ((),) * max(1, len(host.cells)),
+        tuple(Pool(pool.resource, pool.free, 0, pool.cell, pool.partition) for pool in host.pools),
+    )
+    wants = [Want(len(at), (), node.devices, loose_of(node.demand, node.devices), at) for node, at in arriving]
+    try:
+        got = arrange(part, wants)
+    except Undecided:
+        got = None
+    return [one.devices for one in got] if got is not None else [()] * len(arriving)
 
 
 def together(node: NodeSpec, policy: NumaPolicy) -> tuple[Devices, ...]:

@@ -13,10 +13,12 @@ import pytest
 from placement.engine import place
 from placement.model import Decision, Policy, Snapshot, Status
 from placement.modes.evict import evict
+from service.domain.cells import Cell, NumaPolicy
+from service.domain.devices import Clean, Device, DeviceState
 from service.domain.fleet import Host as FleetHost
 from service.domain.fleet import HostState, HostStatus
 from service.domain.groups import Failure, Group, Instance, InstanceStatus, KeptRoom, KeptSeat, Waiting
-from service.domain.specs import PlacementPolicy
+from service.domain.specs import GpuRequest, PlacementPolicy
 from service.domain.waiting import KEPT_AFTER_MS, Waiter, first_for_hosts, keeper, long_enough
 from service.planning import backfill, foresight, translate
 from service.planning.backfill import Kept
@@ -297,3 +299,47 @@ def test_seats_of_a_closed_host_are_chosen_anew() -> None:
     hosts[f"{1:032x}"] = replace(hosts[f"{1:032x}"], state=HostState.DISABLED)
     assert not backfill.still_there(room, waiter, hosts)
     assert not backfill.still_there(KeptRoom(()), waiter, hosts)
+
+
+def test_devices_that_a_kept_seat_wants_together_are_left_free_where_they_stand() -> None:
+    """A host has two devices in each of two cells, and who is first in line is to have both of one: somebody behind him
+    gets both of the other, and not one of each."""
+    cells = tuple(
+        Cell(number, amounts, amounts) for number, amounts in ((n, {"vcpu": 8, "memory": 32 << 30}) for n in (0, 1))
+    )
+    size = {"vcpu": 16, "memory": 64 << 30, "gpu.h100": 4}
+    there = host(1, status=HostStatus.CONNECTED, state=HostState.ENABLED, total=size, allocatable=size, cells=cells)
+    cards = [
+        Device(there.uuid, f"0000:{n:02x}:00.0", "h100", (), n % 2, n, "", Clean.RESET, DeviceState.AVAILABLE)
+        for n in range(4)
+    ]
+    hosts = {there.uuid: there}
+    fleet_now = translate.snapshot(hosts, {}, devices={there.uuid: cards})
+
+    def wants(number: int, policy: NumaPolicy, *counts: int) -> Group:
+        made = group(number, (1,) * len(counts))
+        members = (
+            replace(m, spec=replace(m.spec, gpus=(GpuRequest("h100", count),)))
+            for m, count in zip(made.instances, counts, strict=True)
+        )
+        spec = replace(made.spec, placement=PlacementPolicy(numa=policy))
+        return replace(made, instances=tuple(members), spec=spec)
+
+    first = wants(1, NumaPolicy.REQUIRED, 2)
+    placed = place(fleet_now, translate.request(first, fleet_now, hosts), QUICK)
+    kept = Kept(first, KeptRoom(backfill.seats(first, placed.assignments, hosts)))
+    for behind, fits in (
+        (wants(2, NumaPolicy.REQUIRED, 2), True),
+        (wants(3, NumaPolicy.REQUIRED, 1, 1), True),
+        (wants(4, NumaPolicy.REQUIRED, 2, 1), False),
+        (wants(5, NumaPolicy.NONE, 2), True),
+    ):
+        narrowed, closed = backfill.open_to(behind, kept, fleet_now, hosts)
+        assert not closed
+        found = place(narrowed, translate.request(behind, narrowed, hosts), QUICK)
+        assert (found.status is Status.PLACED) is fits
+        pools = narrowed.hosts[0].pools
+        assert sorted(pool.free for pool in pools) == [0, 2]
+        if fits and behind.spec.placement.numa is NumaPolicy.REQUIRED:
+            other = {cell for one in found.assignments for cell in one.cells}
+            assert other.isdisjoint(cell for one in placed.assignments for cell in one.cells)
