@@ -62,12 +62,15 @@ class PartsTable:
             return self._by_cells(seats, want.cells, limit)
         if len(want.devices) != 1 or want.cells > 1 or (want.devices[0].resource == DEVICES and want.loose):
             return None
+        found: Ints
         of_cell = np.minimum(self._devices(want.devices[0]), limit)
-        if not want.devices[0].local:
-            found = of_cell.sum(axis=1)
-            return np.minimum(limit, found if seats is None else np.minimum(found, seats.sum(axis=1)))
-        assert seats is not None, "devices are of a node's cells, and it has some"
-        return np.minimum(limit, np.minimum(seats, of_cell[:, 1:]).sum(axis=1))
+        if want.devices[0].local:
+            assert seats is not None, "devices are of a node's cells, and it has some"
+            found = np.minimum(limit, np.minimum(seats, of_cell[:, 1:]).sum(axis=1))
+        else:
+            found = np.minimum(limit, of_cell.sum(axis=1))
+            found = found if seats is None else np.minimum(found, seats.sum(axis=1))
+        return found
 
     def _seats(self, want: Want, limit: int) -> Ints:
         """int64[P, X]: how many shares of the node each cell gives, at most ``limit``."""

@@ -11,6 +11,7 @@ from corral.v1 import fleet_pb2, fleet_pb2_grpc
 from service.cli import errors, names
 from service.cli.bars import cells, devices, short_bar, totals_lines
 from service.cli.command import Output, Session, output_option, verb, verb_group
+from service.cli.devices import list_devices
 from service.cli.explanation import size_text
 from service.cli.filter import Fields, Term, asks, filter_option, filtered
 from service.cli.fleet_watch import watch_hosts
@@ -66,35 +67,6 @@ def list_hosts(session: Session, output: Output, wanted: tuple[Term, ...], proje
         if held:
             print(f"{held} machine(s) or volume(s) in quarantine; `corral hosts quarantine` lists them")
     return errors.OK
-
-
-def list_devices(session: Session, output: Output, hosts: Sequence[fleet_pb2.Host]) -> int:
-    """A row for each device of these hosts."""
-    if not output.for_people:
-        output.many(hosts, (), lambda host: host.name)
-        return errors.OK
-    pairs = [(host.name, device) for host in hosts for device in host.devices]
-    host_of, found = {id(device): name for name, device in pairs}, [device for _, device in pairs]
-    taken = any(device.instance_uuid for device in found)
-    members = _names_of_members(session.stub(GroupStub)) if taken else {}
-    columns: Columns = (
-        ("host", lambda one: host_of[id(one)]),
-        ("device", lambda one: one.key),
-        ("model", lambda one: one.model),
-        ("state", lambda one: one.state),
-        ("of", lambda one: members.get(one.instance_uuid, one.instance_uuid)),
-        ("cell", lambda one: str(one.numa_cell) if one.HasField("numa_cell") else "-"),
-        ("partition", lambda one: one.partition or "-"),
-        ("group", lambda one: str(one.iommu_group) if one.HasField("iommu_group") else "-"),
-        ("with it", lambda one: ", ".join(address for address in one.functions if address != one.key)),
-        ("why", lambda one: one.reason),
-    )
-    output.many(found, columns, lambda one: f"{host_of[id(one)]} {one.key}")
-    return errors.OK
-
-
-def _names_of_members(stub: GroupStub) -> dict[str, str]:
-    return {member.uuid: f"{group.name}/{member.name}" for group in all_groups(stub) for member in group.instances}
 
 
 def host_fields(host: fleet_pb2.Host, zones: Mapping[str, str], groups: Mapping[str, Sequence[str]]) -> Fields:

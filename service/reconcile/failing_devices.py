@@ -38,8 +38,14 @@ async def take_out(store: Store, member: Instance, error: DriverError) -> None:
 
 
 async def heed(store: Store, host_name: str, host_uuid: str, machine: ObservedMachine) -> None:
-    """Quarantine what the guest of a member's machine says fails. Raises CorralError: the next look brings it again."""
+    """Quarantine what the guest of a member's machine says fails. Raises CorralError: the next look brings it again.
+
+    A guest may say so at each look for as long as it runs: only what is new locks the host and is written.
+    """
     of = machine.identity
+
+    def new(connection: Connection) -> bool:
+        return bool(devices.newly_ailing(connection, host_uuid, of.instance, of.attempt, machine.ailing))
 
     def reported(connection: Connection) -> tuple[str, ...]:
         keys = devices.reported(connection, host_uuid, of.instance, of.attempt, machine.ailing)
@@ -47,7 +53,7 @@ async def heed(store: Store, host_name: str, host_uuid: str, machine: ObservedMa
             _told(connection, host_uuid)
         return keys
 
-    if keys := await store.write(reported):
+    if await store.read(new) and (keys := await store.write(reported)):
         logger.error("devices %s of host %s are in quarantine: the guest of %s reports %s", ", ".join(keys), host_name,
                      of.instance, "; ".join(sorted(set(machine.ailing.values()))))  # fmt: skip
 

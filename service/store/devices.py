@@ -213,18 +213,26 @@ def quarantine(connection: Connection, host_uuid: str, keys: Iterable[str], reas
 def reported(
     connection: Connection, host_uuid: str, instance_uuid: str, attempt: int, ailing: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Take out of service what the guest of this attempt says fails; returns the keys that were not out before.
+    """Take out of service what the guest of this attempt says fails; returns the keys that were not out before."""
+    lock(connection, host_uuid)
+    said = newly_ailing(connection, host_uuid, instance_uuid, attempt, ailing)
+    for key, why in said.items():
+        quarantine(connection, host_uuid, [key], f"its guest reports {why}")
+    return tuple(said)
+
+
+def newly_ailing(
+    connection: Connection, host_uuid: str, instance_uuid: str, attempt: int, ailing: Mapping[str, str]
+) -> Mapping[str, str]:
+    """Key -> what ails it, of the devices in service that the guest of this attempt says fail; nothing is locked.
 
     `ailing`: address of a function -> what ails it. What its member has not is not its to speak of.
     """
-    lock(connection, host_uuid)
     has = {row.key for row in connection.execute(_HAS, {"host": host_uuid, "of": instance_uuid, "nth": attempt})}
     there = [d for d in of_hosts(connection, [host_uuid]).get(host_uuid, ()) if d.key in has]
     said = {d.key: why for d in there for f in d.functions if (why := ailing.get(f.address))}
-    out = tuple(d.key for d in there if d.key in said and d.state in (DeviceState.CLAIMED, DeviceState.FOREIGN))
-    for key in out:
-        quarantine(connection, host_uuid, [key], f"its guest reports {said[key]}")
-    return out
+    in_service = (DeviceState.CLAIMED, DeviceState.FOREIGN)
+    return {d.key: said[d.key] for d in there if d.key in said and d.state in in_service}
 
 
 def release(connection: Connection, host_uuid: str, key: str) -> None:

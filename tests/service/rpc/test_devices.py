@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from corral.v1 import deploy_pb2, fleet_pb2
 
 from service.drivers.base import HostRejected, MachineIdentity, MachineState
 from service.drivers.simulated.host import SimulatedMachine
-from service.reconcile import sweep
+from service.reconcile import failing_devices, sweep
+from service.store import devices as store_devices
 from service.store import events
 from tests.service.rpc.lab import reason_of, soon
 from tests.service.rpc.test_quarantine import command
@@ -71,6 +73,14 @@ async def test_members_have_devices_of_their_own_and_one_out_of_service_is_nobod
         (of,) = [one for one in (await lab.host("gpus")).capacities if one.resource == "gpu.h100"]
         assert (of.total, of.claimed, of.foreign, of.available) == (3, 2, 1, 0)
         assert (await devices(lab))[KEYS[2]].reason == "Xid 79"
+        code, shown = await command(lab, "devices", "--filter", "host:gpus state:quarantined")
+        assert (code, [key in shown for key in KEYS]) == (0, [False, False, True])
+        assert shown.splitlines()[-1] == "1 quarantined"
+        code, shown = await command(lab, "devices", "--filter", f"-state:quarantined of:{group.name}/", "-o", "name")
+        assert (code, shown.splitlines()) == (0, [f"gpus {key}" for key in KEYS[:2]])
+        code, shown = await command(lab, "devices", "--filter", KEYS[2], "-o", "json")
+        (host,) = map(json.loads, shown.splitlines())
+        assert (code, host["name"], [one["key"] for one in host["devices"]]) == (0, "gpus", KEYS[2:])
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await lab.up(model_services=nodes(1))
         assert reason_of(error.value) == "NO_CAPACITY"
@@ -114,6 +124,43 @@ async def test_a_device_is_out_of_service_by_its_guests_word_and_the_host_stays(
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await lab.up(model_services=nodes(3))
         assert reason_of(error.value) == "NO_CAPACITY"
+
+
+async def test_a_guest_that_reports_all_devices_at_each_look_costs_its_own_and_one_transaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heeded: list[Any] = []
+    written: list[Any] = []
+    heed, reported = failing_devices.heed, store_devices.reported
+
+    async def count(*asked: Any) -> None:
+        await heed(*asked)
+        heeded.append(asked)
+
+    def write(*asked: Any) -> tuple[str, ...]:
+        written.append(asked)
+        return reported(*asked)
+
+    monkeypatch.setattr(sweep, "EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(failing_devices, "heed", count)
+    monkeypatch.setattr(store_devices, "reported", write)
+    async with whole(tmp_path, config_text(1, extra=HOST)) as lab:
+        await lab.up(model_services=nodes(2))
+        (machine,) = lab.driver("gpus").host.machines.values()
+        machine.ailing = dict.fromkeys([*KEYS, "0000:ff:00.0"], "Xid 79")
+        await soon(lambda: _is(lab, KEYS[0], "quarantined"))
+
+        async def often() -> bool:
+            return len(heeded) >= 20
+
+        await soon(often)
+        states = [one.state for one in (await devices(lab)).values()]
+        assert sorted(states) == ["available", "quarantined", "quarantined"]
+        assert 0 < len(written) < 5, "a transaction may have to be run again"
+        # What an operator takes back while the guest still says so is out of service again.
+        host = await lab.host("gpus")
+        await lab.fleet.ReleaseDevice(fleet_pb2.ReleaseDeviceRequest(host_uuid=host.uuid, key=KEYS[0]))
+        await soon(lambda: _is(lab, KEYS[0], "quarantined"))
 
 
 async def test_what_a_machine_in_quarantine_has_is_nobodys_in_capacity_list_and_plan(
