@@ -17,7 +17,8 @@ from placement.search.constrained import by_model, solve_constrained
 from placement.search.incumbent import Incumbent
 from placement.search.max_placed import most_nodes
 from placement.search.reduce import needs_rules
-from placement.search.strategies import BY_STRATEGY
+from placement.search.single import is_single, single
+from placement.search.strategies import BY_STRATEGY, host_order
 from placement.stop import Stop, never
 
 DEFAULT = Policy()
@@ -42,6 +43,8 @@ def place(snapshot: Snapshot, request: Request, policy: Policy = DEFAULT, stop: 
 def solve(gang: Gang, policy: Policy, stop: Stop) -> Incumbent:
     """The answer for a gang, by the packing where it holds all the rules."""
     strategy = gang.request.strategy
+    if is_single(gang) and (found := single(gang, host_order(gang, policy.seed))) is not None:
+        return found
     if fits_nowhere(gang) is not None:
         return Incumbent(infeasible=True, stage="funnel")
     if needs_rules(gang):

@@ -197,19 +197,23 @@ class Derived:
     """What ``problem/index.py`` has worked out from a snapshot's hosts, kept with them.
 
     ``value``: None until it is worked out. ``base``: the value of an earlier snapshot that differs from this one in the
-    hosts ``changed`` alone, so that working it out costs as much as these; None where there is none.
+    hosts ``changed`` alone, so that working it out costs as much as these; None where there is none. ``places``: where
+    each host is among the snapshot's, by id, once that was asked for.
     """
 
     value: object | None = None
     base: object | None = None
     changed: dict[str, Host] = field(default_factory=dict)
+    places: dict[str, int] | None = None
 
     def after(self, changed: Sequence[Host]) -> Derived:
         """The same for a snapshot in which some of the hosts are replaced."""
         new = {host.id: host for host in changed}
         if self.value is not None:
-            return Derived(None, self.value, new)
-        return Derived(None, self.base, {**self.changed, **new}) if self.base is not None else Derived()
+            return Derived(None, self.value, new, self.places)
+        if self.base is not None:
+            return Derived(None, self.base, {**self.changed, **new}, self.places)
+        return Derived(places=self.places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +252,8 @@ class Snapshot:
 
         ``flavours``, ``version``: the new ones, None to keep them.
         """
+        if changed and not removed and flavours is None and (after := self._replaced(changed, version)) is not None:
+            return after
         new = {host.id: host for host in changed}
         hosts = self.hosts
         if new or removed:
@@ -261,6 +267,23 @@ class Snapshot:
             object.__setattr__(after, "derived", self.derived)
         elif not removed and len(hosts) == len(self.hosts):
             object.__setattr__(after, "derived", self.derived.after(changed))
+        return after
+
+    def _replaced(self, changed: Sequence[Host], version: str | None) -> Snapshot | None:
+        """The snapshot with these hosts in their places, None where one is new: what was checked of the others stays
+        true, so that a stream of small changes costs a copy of the hosts' list each."""
+        derived = self.derived
+        if derived.places is None:
+            derived.places = {host.id: number for number, host in enumerate(self.hosts)}
+        if any(host.id not in derived.places for host in changed):
+            return None
+        hosts = list(self.hosts)
+        for host in changed:
+            hosts[derived.places[host.id]] = host
+        after = object.__new__(Snapshot)
+        values = (tuple(hosts), self.flavours, self.version if version is None else version, derived.after(changed))
+        for name, value in zip(("hosts", "flavours", "version", "derived"), values, strict=True):
+            object.__setattr__(after, name, value)
         return after
 
     def difference(self, before: Snapshot) -> tuple[tuple[Host, ...], frozenset[str]]:

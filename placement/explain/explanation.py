@@ -91,7 +91,7 @@ class Inquiry:
         """The cure to wait: where the request fits the hosts in service once their guests are gone, with or without its
         own members there."""
         index = self.gang.index
-        if not index.inhabited and bool((index.free == index.capacity).all()):
+        if not index.inhabited.any() and bool((index.free == index.capacity).all()):
             return None
         for own_stay in (True, False) if self.gang.request.staying else (False,):
             if not self.fits(partial(on_empty_fleet, self.gang, False, own_stay)):

@@ -123,7 +123,7 @@ def on_empty_fleet(gang: Gang, reopened: bool, own_stay: bool) -> Gang:
         schedulable=everywhere if reopened else index.schedulable,
         shared=np.array([not any(member.exclusive for member in host.members) for host in hosts], np.bool_),
         empty=empty,
-        inhabited=tuple(inhabited),
+        inhabited=~empty,
         cache={},
     )
     return collapse_on(fleet, gang.flavours, gang.request)

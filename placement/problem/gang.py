@@ -172,8 +172,7 @@ def collapse_on(index: FleetIndex, flavours: tuple[Flavour, ...], request: Reque
 
 def _without_strangers(index: FleetIndex, request: Request) -> tuple[Bools, Bools]:
     """(hosts that no stranger holds for its own gang, hosts where no stranger lives); see ``Gang``."""
-    unheld, unshared = index.shared.copy(), np.ones(len(index.hosts), np.bool_)
-    unshared[list(index.inhabited)] = False
+    unheld, unshared = index.shared.copy(), ~index.inhabited
     for host in sorted(set(request.staying.values())):
         row = index.position.get(host)
         if row is not None:

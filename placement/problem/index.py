@@ -27,7 +27,8 @@ class FleetIndex:
 
     ``capacity``, ``free``: int64[H, R] in the hosts' units, R = ``resources``. ``zone``, ``rack``: int64[H] codes
     into ``zones`` and ``racks``. ``empty``: nothing uses it and nobody lives there. ``schedulable``: in service.
-    ``shared``: nobody lives there who wants the host for its own gang alone. ``inhabited``: rows where members live.
+    ``shared``: nobody lives there who wants the host for its own gang alone. ``inhabited``: members live there.
+    What is an array of ``updated`` may be another index's as well: nothing writes into one.
     """
 
     hosts: tuple[Host, ...]
@@ -42,7 +43,7 @@ class FleetIndex:
     schedulable: Bools
     shared: Bools
     empty: Bools
-    inhabited: tuple[int, ...]
+    inhabited: Bools
     cache: dict[object, object]
 
     @classmethod
@@ -70,7 +71,7 @@ class FleetIndex:
             schedulable=np.fromiter((host.schedulable for host in hosts), np.bool_, len(hosts)),
             shared=np.fromiter(map(_is_shared, hosts), np.bool_, len(hosts)),
             empty=np.fromiter((host.empty for host in hosts), np.bool_, len(hosts)),
-            inhabited=tuple(number for number, host in enumerate(hosts) if host.members),
+            inhabited=np.fromiter((bool(host.members) for host in hosts), np.bool_, len(hosts)),
             cache={},
         )
 
@@ -91,28 +92,25 @@ class FleetIndex:
         after = replace(
             self,
             hosts=tuple(hosts),
-            capacity=self.capacity.copy(),
+            capacity=self.capacity if wholes else self.capacity.copy(),
             free=self.free.copy(),
-            zone=self.zone.copy(),
-            rack=self.rack.copy(),
             schedulable=self.schedulable.copy(),
             shared=self.shared.copy(),
             empty=self.empty.copy(),
+            inhabited=self.inhabited.copy(),
             cache=dict(self.cache) if kept else self._parts_after(changed) if wholes else {},
         )
-        inhabited = set(self.inhabited)
         for host in changed:
             row = self.position[host.id]
             for name, column in self.resources.items():
-                after.capacity[row, column] = host.capacity.get(name, 0)
+                if not wholes:
+                    after.capacity[row, column] = host.capacity.get(name, 0)
                 after.free[row, column] = host.free(name)
-            after.zone[row], after.rack[row] = self.zones[host.zone], self.racks[host.rack_key]
             after.schedulable[row], after.shared[row] = host.schedulable, _is_shared(host)
-            after.empty[row] = host.empty
-            (inhabited.add if host.members else inhabited.discard)(row)
-        if not kept:
+            after.empty[row], after.inhabited[row] = host.empty, bool(host.members)
+        if not wholes:
             _check_totals(after.hosts, self.resources)
-        return replace(after, inhabited=tuple(sorted(inhabited)))
+        return after
 
     def _parts_after(self, changed: Sequence[Host]) -> dict[object, object]:
         """What is cached of cells and pools with that of the changed hosts made anew; nothing where that is not all."""
@@ -161,6 +159,9 @@ class FleetIndex:
             ),
             shared=np.concatenate([index.shared, np.fromiter(map(_is_shared, new), np.bool_, count)]),
             empty=np.concatenate([index.empty, np.fromiter((host.empty for host in new), np.bool_, count)]),
+            inhabited=np.concatenate(
+                [index.inhabited, np.fromiter((bool(host.members) for host in new), np.bool_, count)]
+            ),
             cache={},
         )
 

@@ -47,7 +47,7 @@ def old_counts(gang: Gang, number: int, domain: Ints, size: int) -> tuple[Ints, 
 def _count(gang: Gang, rule: Constraint, domain: Ints, size: int) -> tuple[Ints, Ints]:
     first, second = np.zeros(size, np.int64), np.zeros(size, np.int64)
     staying = gang.request.staying
-    for row in gang.index.inhabited:
+    for row in np.flatnonzero(gang.index.inhabited).tolist():
         for member in gang.index.hosts[row].members:
             part = part_of(rule, member.id, member.labels, member.id in staying)
             if part == FIRST:
