@@ -25,6 +25,7 @@ from placement.search.greedy import greedy
 from tests.bench import placement_cases as cases
 from tests.bench import placement_devices as devices
 from tests.bench import placement_ganeti as ganeti
+from tests.bench import placement_hard as hard
 from tests.bench import placement_peers as peers
 from tests.bench import placement_room as rooms
 from tests.bench import placement_stream as streams
@@ -275,6 +276,32 @@ def row_devices(options: argparse.Namespace) -> list[Row]:
     ]
 
 
+def row_differ(options: argparse.Namespace) -> list[Row]:
+    """Fleets of which no two hosts are alike."""
+    sizes = (1000, 10_000)
+    return [row for hosts in sizes for row in hard.differing(hosts, max(1, options.seeds // 5))]
+
+
+def row_families(options: argparse.Namespace) -> list[Row]:
+    """Families made to hurt, drawn anew in each run."""
+    return hard.families((1000, 10_000) if options.quick else (1000, 10_000, 50_000), options.random)
+
+
+def row_cuts(options: argparse.Namespace) -> list[Row]:
+    """Fleets that the gang fills to the last byte, in pieces of which no two are alike."""
+    return hard.cuts(max(3, options.seeds // 2))
+
+
+def row_survive(options: argparse.Namespace) -> list[Row]:
+    """Gangs that may lose any rack."""
+    return hard.survive(options.seeds)
+
+
+def row_singles(options: argparse.Namespace) -> list[Row]:
+    """Single nodes one after another."""
+    return hard.singles(500 if options.quick else 3000)
+
+
 ROWS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "small": row_small,
     "large": row_large,
@@ -285,6 +312,11 @@ ROWS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "explain": row_explain,
     "devices": row_devices,
     "deadline": row_deadline,
+    "differ": row_differ,
+    "families": row_families,
+    "cuts": row_cuts,
+    "survive": row_survive,
+    "singles": row_singles,
     "stream": row_stream,
     "peers": row_peers,
     "room": row_room,
@@ -300,6 +332,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="how many fleets a row; 20, quick 4")
     parser.add_argument("--naive", type=float, help="seconds for each naive model; 20, quick 5")
     parser.add_argument("--budget", type=float, help="seconds for all vector packing instances; 420, quick 30")
+    parser.add_argument("--random", type=int, default=int(time.time()), help="what families are drawn from; the clock")
     parser.add_argument("--peers", action="store_true", help="also run the real peers, where they install")
     parser.add_argument("--plot", action="store_true", help="also draw latency against fleet size")
     parser.add_argument("--out", type=Path, default=Path(), help="folder for the table and the plot")
