@@ -17,6 +17,7 @@ from placement.model import Decision, Host, Node, Policy, Proof, Request, Snapsh
 from placement.modes.moves import Move, Neighbours
 from placement.modes.plans import Batch, Roll
 from placement.modes.standing import Standing
+from placement.problem.index import index_of
 from placement.resources import MAX_NODES, InvalidPlacementInput, checked_integer
 from placement.stop import Stop, never
 
@@ -69,6 +70,7 @@ class _Search:
 
     def __post_init__(self) -> None:
         self.fleet = Snapshot(tuple(self.standing.hosts.values()), self.standing.snapshot.flavours)
+        index_of(self.fleet)
 
     def next_batch(self, at_once: int) -> Batch | None:
         """The next hosts and their moves, which are carried out here: as many as may be, those with the fewest members
@@ -93,11 +95,11 @@ class _Search:
         """The moves that empty these hosts together; None, with all as it was, where one of them is stuck."""
         standing, kept, missed = self.standing, self.fleet, self.standing.total[0]
         standing.held, standing.moved = dict(standing.hosts), set()
-        self.fleet = kept.updated(tuple(replace(standing.hosts[name], schedulable=False) for name in chosen))
+        self._change(replace(standing.hosts[name], schedulable=False) for name in chosen)
         done: list[tuple[Move, Host, Host, Host]] = []
         if all(self._left(host, chosen, done) for host in chosen):
             if standing.total[0] <= missed:
-                self.fleet = self.fleet.updated(tuple(standing.hosts[name] for name in chosen))
+                self._change(standing.hosts[name] for name in chosen)
                 return [entry[0] for entry in done]
             self.stuck, self.why = chosen[-1], "a rule of another group would be broken"
         for entry in reversed(done):
@@ -118,8 +120,13 @@ class _Search:
                 standing.move(move)
             targets = sorted({move.target for move in found})
             here = replace(standing.hosts[host], schedulable=False)
-            self.fleet = self.fleet.updated((here, *(standing.hosts[name] for name in targets)))
+            self._change((here, *(standing.hosts[name] for name in targets)))
         return True
+
+    def _change(self, hosts: Iterable[Host]) -> None:
+        """The fleet with these hosts as they are now; its index follows at once, so that no plan builds one anew."""
+        self.fleet = self.fleet.updated(tuple(hosts))
+        index_of(self.fleet)
 
     def _gangs(self, host: str) -> list[list[str]]:
         """Who leaves the host together: each group with rules by itself, whoever others want near first; then the rest
@@ -149,13 +156,18 @@ class _Search:
         decision = None
         if any(one.schedulable and one.id not in settled for one in fleet.hosts):
             narrow = replace(request, excluded_hosts=request.excluded_hosts | settled)
-            decision = place(fleet, narrow, self.policy, self.stop)
+            decision = self._placed(fleet, narrow)
         if decision is None or decision.status is not Status.PLACED:
-            decision = place(fleet, request, self.policy, self.stop)
+            decision = self._placed(fleet, request)
         if decision.status is not Status.PLACED:
             self.why = self._why(fleet, request, decision)
             return None
         return [Move(a.node, host, a.host, a.cells) for a in decision.assignments]
+
+    def _placed(self, fleet: Snapshot, request: Request) -> Decision:
+        """Homes that are found at once, or else by the whole search: which homes are the best is not asked."""
+        decision = place(fleet, request, replace(self.policy, rounds=0, dives=0, branches=0), self.stop)
+        return place(fleet, request, self.policy, self.stop) if decision.status is Status.UNKNOWN else decision
 
     def _why(self, fleet: Snapshot, request: Request, decision: Decision) -> str:
         if decision.status is Status.UNKNOWN or self.stop():

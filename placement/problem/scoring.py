@@ -34,8 +34,11 @@ class RoomValue:
         """int64[...] for room int64[..., F]; room below zero counts as zero."""
         if not self.names:
             return np.zeros(room.shape[:-1], np.int64)
-        cells = np.minimum(np.maximum(room, 0) // self.unit, np.array(self.table.shape, np.int64) - 1)
-        values: Ints = self.table[tuple(np.moveaxis(cells, -1, 0))]
+        # A resource at a time: numpy is slow on rows of few columns.
+        cells = np.zeros(room.shape[:-1], np.int64)
+        for column, (step, extent) in enumerate(zip(self.unit.tolist(), self.table.shape, strict=True)):
+            cells = cells * extent + np.minimum(np.maximum(room[..., column], 0) // step, extent - 1)
+        values: Ints = self.table.reshape(-1)[cells]
         return values
 
     def least_lost(self, sizes: Ints, counts: Ints) -> int:

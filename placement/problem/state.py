@@ -62,13 +62,18 @@ class PlacementState:
 
     def enough_cells(self, number: int) -> Bools:
         """bool[H]: hosts where as many NUMA cells as the kind wants can each give its share."""
-        fitting = np.sum(self.cells_that_fit(number), axis=1)
+        fit = self.cells_that_fit(number)
+        fitting = np.zeros(len(fit), np.int64)
+        for cell in range(fit.shape[1]):
+            fitting += fit[:, cell]
         return np.asarray(fitting >= self.gang.kinds[number].sample.cells, np.bool_)
 
     def cells_that_fit(self, number: int) -> Bools:
         """bool[H, X]: NUMA cells that can give one share of the kind."""
-        fit = np.all(self.cells >= cell_demand(self.gang, number), axis=2)
-        return np.asarray(fit, np.bool_)
+        fit: Bools = np.ones(self.cells.shape[:2], np.bool_)
+        for column, share in enumerate(cell_demand(self.gang, number).tolist()):
+            fit &= self.cells[:, :, column] >= share
+        return fit
 
     def places(self, number: int) -> tuple[Bools, Ints]:
         """bool[H] where one more of a kind may go, and int64[H] the penalty that it adds there."""

@@ -21,6 +21,7 @@ from placement.constraints import (
     Together,
     Within,
 )
+from placement.model import Member
 from placement.problem.gang import FIRST, SECOND, Gang, part_of
 from placement.problem.index import Bools, FleetIndex, Ints
 
@@ -47,14 +48,37 @@ def old_counts(gang: Gang, number: int, domain: Ints, size: int) -> tuple[Ints, 
 def _count(gang: Gang, rule: Constraint, domain: Ints, size: int) -> tuple[Ints, Ints]:
     first, second = np.zeros(size, np.int64), np.zeros(size, np.int64)
     staying = gang.request.staying
-    for row in np.flatnonzero(gang.index.inhabited).tolist():
-        for member in gang.index.hosts[row].members:
-            part = part_of(rule, member.id, member.labels, member.id in staying)
-            if part == FIRST:
-                first[domain[row]] += 1
-            elif part == SECOND:
-                second[domain[row]] += 1
+    for row, member in _concerned(gang, rule):
+        part = part_of(rule, member.id, member.labels, member.id in staying)
+        if part == FIRST:
+            first[domain[row]] += 1
+        elif part == SECOND:
+            second[domain[row]] += 1
     return first, second
+
+
+def _concerned(gang: Gang, rule: Constraint) -> list[tuple[int, Member]]:
+    """(row, member) of all that the rule may be about: the gang's own, and who bears a label that it names.
+
+    A full fleet has a hundred thousand members of which few are; so each is asked as little as possible.
+    """
+    hosts, staying = gang.index.hosts, gang.request.staying
+    selectors = [getattr(rule, name, None) for name in ("select", "first", "second")]
+    pairs = [next(iter(one.labels.items())) for one in selectors if one is not None and one.labels]
+    if not (pairs or staying):
+        return []
+    rows = np.flatnonzero(gang.index.inhabited).tolist()
+    if not pairs:
+        return [(row, m) for row in rows for m in hosts[row].members if m.id in staying]
+    if len(pairs) == 1:
+        ((key, value),) = pairs
+        return [(row, m) for row in rows for m in hosts[row].members if m.labels.get(key) == value or m.id in staying]
+    return [
+        (row, m)
+        for row in rows
+        for m in hosts[row].members
+        if m.id in staying or any(m.labels.get(key) == value for key, value in pairs)
+    ]
 
 
 @dataclass(slots=True)

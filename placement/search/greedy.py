@@ -18,7 +18,7 @@ FAR = np.int64(1) << 40
 
 
 class Preference:
-    """A strategy's order of hosts for one more node, as int64[H], lowest first."""
+    """A strategy's order of hosts for one more node, lowest first."""
 
     def __init__(self, gang: Gang, state: PlacementState, strategy: Strategy) -> None:
         self.gang, self.state, self.strategy = gang, state, strategy
@@ -27,30 +27,34 @@ class Preference:
             self.value = room_value(gang)
             self.sizes = sizes_for(gang, self.value.names)
             self.room = free_for(gang.index, self.value.names).copy()
+            self.worth = self.value.of(self.room)
 
-    def of(self, number: int) -> Ints:
-        """The score of every host for one node of a kind."""
+    def of(self, number: int, rows: Ints) -> Ints:
+        """int64[.]: the score of each of these hosts for one node of a kind."""
         state = self.state
-        left: Ints = ((state.free - self.gang.demand[number]) * 1000 // self.largest).sum(axis=1)
+        left = np.zeros(len(rows), np.int64)
+        for column, size in enumerate(self.gang.demand[number].tolist()):
+            left += (state.free[rows, column] - size) * 1000 // int(self.largest[column])
         if self.strategy is Strategy.SPREAD:
-            score: Ints = state.landed * FAR - left
+            score: Ints = state.landed[rows] * FAR - left
             return score
         if self.strategy is Strategy.LEAST_LOST_VALUE:
-            lost = self.value.of(self.room) - self.value.of(self.room - self.sizes[number])
+            lost = self.worth[rows] - self.value.of(self.room[rows] - self.sizes[number])
             result: Ints = lost * (1 << 20) + left
             return result
-        fresh = state.landed == 0
+        fresh = state.landed[rows] == 0
         score = np.where(fresh, FAR - left, left).astype(np.int64)
         if self.strategy is Strategy.CLOSE:
             used = np.zeros(len(self.gang.index.racks), np.bool_)
             used[self.gang.index.rack[state.landed > 0]] = True
-            score = score + np.where(used[self.gang.index.rack], 0, 4 * FAR)
+            score = score + np.where(used[self.gang.index.rack[rows]], 0, 4 * FAR)
         return score
 
     def landed(self, number: int, host: int) -> None:
         """Tells that a node of a kind landed on a host."""
         if self.strategy is Strategy.LEAST_LOST_VALUE:
             self.room[host] -= self.sizes[number]
+            self.worth[host] = self.value.of(self.room[host])
 
 
 def scarcity_order(gang: Gang) -> list[int]:
@@ -104,7 +108,7 @@ def greedy(
             if state.tallies:
                 cheapest = penalty[rows]
                 rows = rows[cheapest == cheapest.min()]
-            host = int(rows[np.argmin(preference.of(number)[rows])])
+            host = int(rows[np.argmin(preference.of(number, rows))])
             state.land(number, host)
             preference.landed(number, host)
     return state

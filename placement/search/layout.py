@@ -86,7 +86,7 @@ def _fill_in(state: PlacementState, homeless: Sequence[int], strategy: Strategy,
             if not len(rows) or stop():
                 return False
             rows = rows[penalty[rows] == penalty[rows].min()]
-            host = int(rows[np.argmin(preference.of(kind)[rows])])
+            host = int(rows[np.argmin(preference.of(kind, rows))])
             state.land(kind, host)
             preference.landed(kind, host)
     return True
