@@ -9,7 +9,7 @@ JSON"); classes may move.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
@@ -99,6 +99,11 @@ class Overcommit:
     def overridden_by(self, other: Overcommit) -> Overcommit:
         """This, with what `other` names put over it (fleet, then zone, then host)."""
         return Overcommit({**self.ratios, **other.ratios}, {**self.reserved, **other.reserved})
+
+
+FIRMWARE_LABEL, SECURE_BOOT_LABEL = "corral.firmware", "corral.secure_boot"
+"""Keys of labels that bare metal has by its BMC's word."""
+OF_MACHINES = frozenset({FIRMWARE_LABEL, SECURE_BOOT_LABEL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +243,20 @@ class Host:
     def bare_metal(self) -> bool:
         """Whether it is given out as a whole."""
         return self.machine_type == BARE_METAL
+
+    @property
+    def machine_labels(self) -> Mapping[str, str]:
+        """What its BMC tells of bare metal, under keys that a group's required labels may name: nothing of hypervisors,
+        and nothing that it does not tell, which its operator's labels may say then."""
+        told = {FIRMWARE_LABEL: self.firmware, SECURE_BOOT_LABEL: self.secure_boot}
+        return {key: value for key, value in told.items() if value} if self.bare_metal else {}
+
+    def has_label(self, key: str, values: Collection[str]) -> bool:
+        """Whether it has what a group requires of its members' hosts. What is required of bare metal is not required of
+        the hypervisors of a mixed group."""
+        if key in OF_MACHINES:
+            return not self.bare_metal or {**self.labels, **self.machine_labels}.get(key) in values
+        return self.labels.get(key) in values
 
     @property
     def schedulable(self) -> bool:

@@ -65,7 +65,7 @@ def lost_to_racks(group: Group, before: Sequence[Seated], after: Sequence[Seated
 
 def _of_hosts(group: Group, placed: Sequence[Seated]) -> Iterator[Broken]:
     for label in group.spec.placement.required_host_labels:
-        without = tuple(m.rank for m, host in placed if host.labels.get(label.key) not in label.values)
+        without = tuple(m.rank for m, host in placed if not host.has_label(label.key, label.values))
         yield Broken(f"only on hosts with {label.key} = {' or '.join(label.values)}", len(without), without)
     for cluster in sorted({m.spec.cluster_uuid for m, _ in placed if m.spec.cluster_uuid}):
         outside = tuple(m.rank for m, h in placed if m.spec.cluster_uuid == cluster != h.cluster_uuid)

@@ -13,7 +13,8 @@ from dataclasses import replace
 from fractions import Fraction
 
 from placement.model import Explanation, Flavour, Shortage
-from service.domain.fleet import Host, Size
+from service.domain.fleet import OF_MACHINES, Host, Size
+from service.domain.specs import MachineType
 
 MACHINE = "machine"
 WHOLE = 16
@@ -29,6 +30,11 @@ def vector(amounts: Mapping[str, int]) -> dict[str, int]:
 def demand(asked: Mapping[str, int]) -> dict[str, int]:
     """What a member that asks for these amounts takes in the planner's eyes."""
     return {MACHINE: WHOLE, **vector(asked)}
+
+
+def asks(kind: MachineType, label: str) -> bool:
+    """Whether a label that a group requires is asked of the hosts of its members of this type."""
+    return kind is MachineType.BARE_METAL or label not in OF_MACHINES
 
 
 def size(host: Host) -> Size:

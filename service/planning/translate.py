@@ -173,7 +173,7 @@ def seen(
 
 def _labels(host: FleetHost) -> dict[str, str]:
     cluster = {CLUSTER_LABEL: host.cluster_uuid} if host.cluster_uuid else {}
-    return {**host.labels, **images.labels(host), TYPE_LABEL: host.machine_type, **cluster}
+    return {**host.labels, **host.machine_labels, **images.labels(host), TYPE_LABEL: host.machine_type, **cluster}
 
 
 def _member_labels(group: str, apart: Mapping[str, frozenset[str]]) -> dict[str, str]:
@@ -252,7 +252,7 @@ def _members(group: str) -> Selector:
 
 def _host_labels(node: NodeSpec, policy: PlacementPolicy) -> dict[str, tuple[str, ...]]:
     """What a host must be for the node to go there."""
-    wanted: dict[str, tuple[str, ...]] = {label.key: label.values for label in policy.required_host_labels}
+    wanted = {one.key: one.values for one in policy.required_host_labels if bare_metal.asks(node.type, one.key)}
     wanted[TYPE_LABEL] = (node.type.value,)
     if node.cluster_uuid:
         wanted[CLUSTER_LABEL] = (node.cluster_uuid,)

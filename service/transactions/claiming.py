@@ -189,7 +189,7 @@ def _check_labels(connection: Connection, group: Group, taken: set[str]) -> None
     wanted = group.spec.placement.required_host_labels
     for uuid, host in sorted(fleet.hosts(connection, sorted(taken)).items()) if wanted else ():
         for label in wanted:
-            if host.labels.get(label.key) not in label.values:
+            if not host.has_label(label.key, label.values):
                 raise claims.ClaimLost(f"host {uuid} has not the label {label.key} that this group must have")
 
 

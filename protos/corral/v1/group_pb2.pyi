@@ -447,7 +447,9 @@ class PlacementPolicy(_message.Message):
 
     @_builtins.property
     def required_host_labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostLabel]:
-        """Labels that every member's host must have."""
+        """Labels that every member's host must have. `corral.firmware` (`UEFI`, `Legacy`) and `corral.secure_boot` (`on`, `off`)
+        are bare metal's own, by its BMC's word; they are asked of members of type `BareMetal` alone.
+        """
 
     @_builtins.property
     def preferred_host_labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreferredHostLabel]:

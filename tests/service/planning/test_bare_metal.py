@@ -11,9 +11,9 @@ import pytest
 from placement.check import check
 from placement.engine import place
 from placement.model import Decision, Policy, Proof, Snapshot, Status
-from service.domain.fleet import BARE_METAL, GPU, MEMORY, VCPU, Host, HostStatus
+from service.domain.fleet import BARE_METAL, FIRMWARE_LABEL, GPU, MEMORY, SECURE_BOOT_LABEL, VCPU, Host, HostStatus
 from service.domain.groups import Group
-from service.domain.specs import GpuRequest, MachineType, PlacementPolicy, PlacementStrategy
+from service.domain.specs import GpuRequest, HostLabel, MachineType, PlacementPolicy, PlacementStrategy
 from service.planning import bare_metal, translate
 from tests.support import builders
 
@@ -172,3 +172,32 @@ def test_why_not_is_told_by_the_names_that_callers_know() -> None:
     told = translate.failure(decision, both, snapshot)
     assert "machine." not in repr(told)
     assert "lacks 1 machine" in told.message
+
+
+def test_machines_are_matched_by_their_firmware_which_is_not_asked_of_hypervisors() -> None:
+    """Of machines alone, and only of those whose BMC tells it."""
+    hosts = [
+        host(1, 8, 16, bare=False),
+        host(2, 8, 16),
+        replace(host(3, 16, 32), firmware="Legacy", secure_boot="off"),
+        replace(host(4, 32, 64), firmware="UEFI", secure_boot="off"),
+        replace(host(5, 64, 128), firmware="UEFI", secure_boot="on"),
+        replace(host(6, 16, 32), labels={FIRMWARE_LABEL: "UEFI"}, firmware="Legacy"),
+    ]
+    wishes: tuple[tuple[dict[str, str], int], ...] = (
+        ({}, 2),
+        ({FIRMWARE_LABEL: "UEFI"}, 4),
+        ({SECURE_BOOT_LABEL: "on"}, 5),
+    )
+    for wanted, number in wishes:
+        group = gang((MachineType.VIRTUAL_MACHINE, 2, 2), (MachineType.BARE_METAL, 4, 8))
+        labels = tuple(HostLabel(key, (value,)) for key, value in wanted.items())
+        policy = replace(group.spec.placement, required_host_labels=labels)
+        group = replace(group, spec=replace(group.spec, placement=policy))
+        decision, _ = decided(group, hosts)
+        assert decision.status is Status.PLACED
+        assert places(decision, group) == [1, number]
+        taken = [hosts[0], hosts[number - 1]]
+        assert all(one.has_label(label.key, label.values) for label in labels for one in taken)
+    assert not hosts[1].has_label(FIRMWARE_LABEL, ("UEFI",)), "it does not tell"
+    assert not hosts[5].has_label(FIRMWARE_LABEL, ("UEFI",)), "its operator's word is not its BMC's"
