@@ -250,7 +250,8 @@ def _explanation(value: Any) -> Explanation:
 
 
 def _shortages(rows: Sequence[Mapping[str, Any]]) -> tuple[Shortage, ...]:
-    return tuple(Shortage(row["resource"], row["missing"], row.get("pool"), row.get("where", "")) for row in rows)
+    optional = ("pool", "where", "cell")
+    return tuple(Shortage(row["resource"], row["missing"], **{k: row[k] for k in optional if k in row}) for row in rows)
 
 
 def write_snapshot(snapshot: Snapshot) -> dict[str, Any]:
@@ -328,8 +329,11 @@ def _write_explanation(explanation: Explanation) -> dict[str, Any]:
     made: dict[str, Any] = plain(asdict(explanation))
     shortages = [*made["shortages"], *(made["nearest"] or {}).get("shortages", ())]
     for short in (*shortages, *(short for cure in made["cures"] for short in cure["amounts"])):
-        if short["pool"] is None:
-            del short["pool"], short["where"]
+        if short["pool"] is None and short["cell"] is None:
+            del short["where"]
+        for name in ("pool", "cell"):
+            if short[name] is None:
+                del short[name]
     return made
 
 

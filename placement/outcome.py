@@ -43,12 +43,14 @@ class Assignment(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Shortage:
     """How much of one resource is missing; ``pool``: of devices, at which position of its host's pools they are, None
-    where any of the host will do; ``where``: the same for people, as in "cell 1, partition left"."""
+    where any of the host will do; ``where``: the same for people, as in "cell 1, partition left"; ``cell``: of which
+    NUMA cell of the host, None where any part of it will do."""
 
     resource: str
     missing: int
     pool: int | None = None
     where: str = ""
+    cell: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ answer too late to be of use here.)
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -128,7 +129,10 @@ class Inquiry:
             return None
         lacking = miss.shortages
         host = self.gang.index.hosts[self.gang.index.position[miss.host]]
-        if any(short.missing > host.used.get(short.resource, 0) for short in lacking):
+        freed: Counter[str] = Counter()
+        for short in lacking:
+            freed[short.resource] += short.missing
+        if any(amount > host.used.get(resource, 0) for resource, amount in freed.items()):
             return None
         if not self.fits(partial(with_room, self.gang, miss.host, lacking)):
             return None

@@ -8,7 +8,7 @@ from placement.constraints import Apart, AtMost, Near, Prefer, Together, Within
 from placement.explain import parts
 from placement.model import Funnel, NearestMiss, Shortage
 from placement.problem.gang import FIRST, Gang, cells_fit, seats
-from placement.problem.index import Bools
+from placement.problem.index import Bools, Ints
 from placement.problem.topology import Tally
 from placement.reasons import Reason
 
@@ -101,17 +101,28 @@ def nearest_miss(gang: Gang, number: int) -> NearestMiss | None:
         return None
     if gang.kinds[number].sample.devices and (miss := parts.nearest(gang, number, rows)) is not None:
         return miss
-    missing = np.maximum(0, gang.demand[number] - gang.free[rows])
-    for column, name in enumerate(gang.names):
-        for spot in np.flatnonzero((gang.free[rows, column] == 0) & (missing[:, column] > 0)).tolist():
-            host = gang.index.hosts[int(rows[spot])]
-            missing[spot, column] += max(0, host.used.get(name, 0) - host.capacity.get(name, 0))
+    if (
+        gang.kinds[number].sample.cells
+        and (miss := parts.nearest_cells(gang, number, rows, _missing(gang, number, rows))) is not None
+    ):
+        return miss
+    missing = _missing(gang, number, rows)
     shares = (missing / np.maximum(1, gang.demand[number])).sum(axis=1)
     best = int(np.argmin(shares))
     lacking = tuple(
         Shortage(name, int(missing[best, column])) for column, name in enumerate(gang.names) if missing[best, column]
     )
     return NearestMiss(gang.kinds[number].nodes[0][0], gang.index.hosts[int(rows[best])].id, lacking)
+
+
+def _missing(gang: Gang, number: int, rows: Ints) -> Ints:
+    """int64[., R']: what each of the hosts lacks of one node, what is used beyond capacity with it."""
+    missing: Ints = np.maximum(0, gang.demand[number] - gang.free[rows])
+    for column, name in enumerate(gang.names):
+        for spot in np.flatnonzero((gang.free[rows, column] == 0) & (missing[:, column] > 0)).tolist():
+            host = gang.index.hosts[int(rows[spot])]
+            missing[spot, column] += max(0, host.used.get(name, 0) - host.capacity.get(name, 0))
+    return missing
 
 
 def shortages(gang: Gang) -> tuple[Shortage, ...]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, product
 
 import numpy as np
 
 from placement.devices import DEVICES, Devices, Part, Pool, Want, is_of, parts
 from placement.model import Host, NearestMiss, Shortage
-from placement.problem.gang import Gang, want_of
+from placement.problem.gang import Gang, cell_demand, want_of
 from placement.problem.index import Ints
 
 MOST_HOSTS = 2_000
@@ -38,6 +38,40 @@ def nearest(gang: Gang, number: int, rows: Ints) -> NearestMiss | None:
     if best is None:
         return None
     return NearestMiss(gang.kinds[number].nodes[0][0], best[1].id, best[2])
+
+
+def nearest_cells(gang: Gang, number: int, rows: Ints, missing: Ints) -> NearestMiss | None:
+    """The host of ``rows`` that lacks the least of one node of the kind, its NUMA cells counted; None where no host has
+    cells that are large enough. ``missing``: int64[., R'] what each host lacks as a whole."""
+    node, names = gang.kinds[number].sample, gang.index.cells()[0]
+    share = dict(zip(names, cell_demand(gang, number).tolist(), strict=True))
+    shares = (missing / np.maximum(1, gang.demand[number])).sum(axis=1)
+    best: tuple[float, str, tuple[Shortage, ...]] | None = None
+    for spot in np.argsort(shares, kind="stable")[:MOST_HOSTS].tolist():
+        host = gang.index.hosts[int(rows[spot])]
+        found = _short_cells(host, node.cells, share)
+        if found is None:
+            continue
+        whole = dict(zip(gang.names, missing[spot].tolist(), strict=True))
+        lacking = (*found, *_rest(whole, found))
+        key = sum(short.missing / max(1, node.demand.get(short.resource, 0)) for short in lacking)
+        if best is None or key < best[0]:
+            best = key, host.id, lacking
+    return NearestMiss(gang.kinds[number].nodes[0][0], best[1], best[2]) if best is not None else None
+
+
+def _short_cells(host: Host, wanted: int, share: Mapping[str, int]) -> tuple[Shortage, ...] | None:
+    """What is to become free in the cells that lack the least; None where too few could ever give their share."""
+    short: list[tuple[float, int, tuple[Shortage, ...]]] = []
+    for number, cell in enumerate(host.cells):
+        lacking = {k: cell.used.get(k, 0) + size - cell.capacity.get(k, 0) for k, size in share.items() if size}
+        if any(amount > cell.used.get(k, 0) for k, amount in lacking.items()):
+            continue
+        found = tuple(Shortage(k, n, None, f"cell {number}", number) for k, n in sorted(lacking.items()) if n > 0)
+        short.append((sum(one.missing / share[one.resource] for one in found), number, found))
+    if len(short) < wanted:
+        return None
+    return tuple(one for _, _, found in sorted(short)[:wanted] for one in found)
 
 
 def _rest(whole: dict[str, int], found: Iterable[Shortage]) -> Iterable[Shortage]:

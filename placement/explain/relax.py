@@ -163,14 +163,17 @@ def with_hosts(gang: Gang, host: Host, copies: int) -> Gang:
 
 
 def with_room(gang: Gang, host: str, lacking: Sequence[Shortage]) -> Gang:
-    """The gang with less of some resources used on one host, and less of its pools where it says of which."""
+    """The gang with less of some resources used on one host, and less of its pools and cells where it says of which."""
     amounts: Counter[str] = Counter()
     pools: Counter[int] = Counter()
+    cells: Counter[tuple[int, str]] = Counter()
     for short in lacking:
         amounts[short.resource] += short.missing
         if short.pool is not None:
             pools[short.pool] += short.missing
             amounts[DEVICES] += short.missing
+        if short.cell is not None:
+            cells[short.cell, short.resource] += short.missing
     index = gang.index
     free = index.free.copy()
     row = index.position[host]
@@ -179,7 +182,11 @@ def with_room(gang: Gang, host: str, lacking: Sequence[Shortage]) -> Gang:
         if name in index.resources:
             free[row, index.resources[name]] = max(0, one.capacity.get(name, 0) - one.used.get(name, 0) + amount)
     hosts = index.hosts
-    if pools:
+    if pools or cells:
         freed = tuple(replace(pool, used=max(0, pool.used - pools[n])) for n, pool in enumerate(one.pools))
-        hosts = (*hosts[:row], replace(one, pools=freed), *hosts[row + 1 :])
+        roomier = tuple(
+            replace(cell, used={name: max(0, amount - cells[n, name]) for name, amount in cell.used.items()})
+            for n, cell in enumerate(one.cells)
+        )
+        hosts = (*hosts[:row], replace(one, pools=freed, cells=roomier), *hosts[row + 1 :])
     return collapse_on(replace(index, hosts=hosts, free=free, cache={}), gang.flavours, gang.request)

@@ -26,6 +26,8 @@ from placement.modes.seating import Seating
 from placement.modes.standing import Standing
 from placement.stop import Stop, never
 
+ENOUGH = 3
+"""After so many ways no more are looked at where one of them gains: those that come later are on fuller hosts."""
 LOOKED = 16
 """Among how many ways to mend something with the fewest moves the best one is taken."""
 
@@ -121,6 +123,8 @@ class _Search:
             best: tuple[int, Sequence[Move], Fault] | None = None
             looked, fewest = 0, 0
             for members in sorted(sets, key=self._price):
+                if self.stop():
+                    break
                 if members in tried:
                     continue
                 if best is not None and (len(members) > fewest or looked >= LOOKED):
@@ -150,10 +154,15 @@ class _Search:
         """(how much less is missed, the moves, what they are for)."""
         targets = self.seating.targets(members)
         for relaxed in (False, True):
-            found = [(self._won(moves), moves) for moves in self.seating.seats(members, targets, relaxed)]
-            gain, moves = max(found, key=lambda entry: entry[0], default=(0, []))
+            gain, best = 0, list[Move]()
+            for number, moves in enumerate(self.seating.seats(members, targets, relaxed), 1):
+                won = self._won(moves)
+                if won > gain:
+                    gain, best = won, moves
+                if gain and number >= ENOUGH:
+                    break
             if gain > 0:
-                return gain, moves, fault
+                return gain, best, fault
         return None
 
     def _won(self, moves: Sequence[Move]) -> int:

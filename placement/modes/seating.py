@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from placement.constraints import Constraint, SpareHosts, SpreadOver, Together, Within
 from placement.engine import place
@@ -22,12 +22,15 @@ CHUNKS = (1, 8)
 
 @dataclass(slots=True, eq=False)
 class Seating:
-    """``limits.within``: the hosts that may be gone to."""
+    """``limits.within``: the hosts that may be gone to. ``room``, ``loads``: what was worked out of hosts, which holds
+    as long as they are the same objects: of a large fleet few have changed since the last look."""
 
     standing: Standing
     limits: Limits
     policy: Policy
     stop: Stop
+    room: dict[str, tuple[Host, dict[str, int]]] = field(default_factory=dict)
+    loads: dict[tuple[str, ...], dict[str, tuple[Host, int]]] = field(default_factory=dict)
 
     def inside(self, host: str) -> bool:
         """Whether members may leave the host, and go there."""
@@ -37,7 +40,14 @@ class Seating:
         """The hosts that may take some of them, the least full first."""
         standing = self.standing
         names = tuple(sorted({name for m in members for name in standing.nodes[m].demand}))
-        return [name for _, name in sorted((Load.of(host, names), host.id) for host in self.taking(members))]
+        known = self.loads.setdefault(names, {})
+        found = []
+        for host in self.taking(members):
+            load = known.get(host.id)
+            if load is None or load[0] is not host:
+                load = known[host.id] = host, Load.of(host, names)
+            found.append((load[1], host.id))
+        return [name for _, name in sorted(found)]
 
     def taking(self, members: Sequence[str]) -> Iterator[Host]:
         """The open hosts inside with room for one of the members at least; not those where they are."""
@@ -45,9 +55,16 @@ class Seating:
         demands = {tuple(sorted(standing.nodes[m].demand.items())) for m in members}
         away = {standing.where[m] for m in members}
         for name, host in standing.held.items():
-            meant = host.schedulable and name not in away and self.inside(name)
-            if meant and any(all(host.free(r) >= amount for r, amount in demand) for demand in demands):
-                yield host
+            if not host.schedulable or name in away or not self.inside(name):
+                continue
+            kept = self.room.get(name)
+            if kept is None or kept[0] is not host:
+                kept = self.room[name] = host, {resource: host.free(resource) for resource in host.capacity}
+            free = kept[1]
+            for demand in demands:
+                if all(free.get(resource, 0) >= amount for resource, amount in demand):
+                    yield host
+                    break
 
     def seats(self, members: Sequence[str], targets: Sequence[str], relaxed: bool) -> Iterator[list[Move]]:
         """Some ways for members of one group to go together, the likely best first.

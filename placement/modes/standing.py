@@ -49,6 +49,7 @@ class Standing:
     asking: dict[Key, set[int]] = field(default_factory=dict)
     moved: set[str] = field(default_factory=set)
     counted: dict[int, tuple[int, int]] = field(default_factory=dict)
+    told: dict[int, list[Fault]] = field(default_factory=dict)
     over: dict[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -161,6 +162,7 @@ class Standing:
         for number in groups:
             before, now = self.counted[number], self._count(number)
             self.counted[number] = now
+            self.told.pop(number, None)
             hard, soft = hard + now[0] - before[0], soft + now[1] - before[1]
         for host in hosts:
             now_over = sum(n for n, _ in self._excess(self.hosts[host]))
@@ -180,8 +182,10 @@ class Standing:
         return hard, soft
 
     def faults(self, number: int) -> list[Fault]:
-        """The rules of a group that are broken, wishes aside."""
-        return [fault for fault, weight in self._faults(number) if weight is None]
+        """The rules of a group that are broken, wishes aside; told again as long as nothing about it has changed."""
+        if number not in self.told:
+            self.told[number] = [fault for fault, weight in self._faults(number) if weight is None]
+        return self.told[number]
 
     def overfull(self, host: str) -> list[Fault]:
         """What a host, and each of its cells, has to give up before it has as much as is used of it."""

@@ -197,11 +197,18 @@ def cured(case: Case, cure: Cure) -> Case:
         more = tuple(bare(like, id=f"new-{n}", rack=f"new-{n}", schedulable=True) for n in range(cure.count))
         return Snapshot(snapshot.hosts + more, snapshot.flavours), request
     assert cure.kind is CureKind.FREE
-    freed = {short.resource: short.missing for short in cure.amounts}
-    assert all(amount <= like.used.get(name, 0) for name, amount in freed.items())
-    used = {name: amount - freed.get(name, 0) for name, amount in like.used.items()}
-    hosts = tuple(replace(host, used=used) if host is like else host for host in snapshot.hosts)
+    hosts = tuple(_freed(host, cure) if host is like else host for host in snapshot.hosts)
     return Snapshot(hosts, snapshot.flavours), request
+
+
+def _freed(host: Host, cure: Cure) -> Host:
+    """The host with as much less in use, of it and of its cells, as the cure says."""
+    used, cells = dict(host.used), [dict(cell.used) for cell in host.cells]
+    for short in cure.amounts:
+        for amounts in (used, *([cells[short.cell]] if short.cell is not None else [])):
+            amounts[short.resource] = amounts.get(short.resource, 0) - short.missing
+            assert amounts[short.resource] >= 0, "no more is to become free than is in use"
+    return replace(host, used=used, cells=tuple(replace(c, used=u) for c, u in zip(host.cells, cells, strict=True)))
 
 
 def fits(case: Case) -> bool:
