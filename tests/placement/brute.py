@@ -63,6 +63,8 @@ class Brute:
                 pinned[number].update({k: -(-v // n.cells) for k, v in n.demand.items() if k in named})
         if any(v > host.free(k) for k, v in total.items() if v):
             return False
+        if any(n.devices for n, _ in arrivals) and not _served(host, _asked(arrivals), [p.free for p in host.pools]):
+            return False
         return all(
             v <= max(0, host.cells[number].capacity.get(k, 0) - host.cells[number].used.get(k, 0))
             for number, need in pinned.items()
@@ -123,6 +125,47 @@ class Brute:
                         after[name] -= node.demand.get(name, 0)
             lost += worth_of(value, before) - worth_of(value, after)
         return lost
+
+
+def _asked(arrivals: list[tuple[Node, tuple[int, ...]]]) -> list[tuple[str, int, bool, bool, tuple[int, ...]]]:
+    """(model, how many, of the node's own cells, of one partition, those cells): what stands together comes first."""
+    together = [(d.resource, d.count, d.local, d.joint, cells) for n, cells in arrivals for d in n.devices]
+    loose = []
+    for n, _ in arrivals:
+        for name in {d.resource for d in n.devices} | {k for k in n.demand if k.startswith("gpu")}:
+            rest = n.demand.get(name, 0) - sum(d.count for d in n.devices if d.resource == name)
+            if rest > 0:
+                loose.append((name, rest, False, False, ()))
+    return together + loose
+
+
+def _served(host: Host, asked: list[tuple[str, int, bool, bool, tuple[int, ...]]], free: list[int]) -> bool:
+    """Whether each gets its devices, by trying every split over the host's pools."""
+    if not asked:
+        return True
+    (resource, count, local, joint, cells), rest = asked[0], asked[1:]
+    fitting = [n for n, p in enumerate(host.pools) if p.resource == resource and (not local or p.cell in cells)]
+    if not any(p.resource == resource for p in host.pools) and not (local or joint):
+        return _served(host, rest, free)  # the host counts them without saying where they are
+    groups = [fitting]
+    if joint:
+        names = {host.pools[n].partition for n in fitting} - {""}
+        groups = [[n for n in fitting if host.pools[n].partition == name] for name in sorted(names)]
+    return any(
+        _served(host, rest, [f - split.get(n, 0) for n, f in enumerate(free)])
+        for group in groups
+        for split in _splits(group, count, free)
+    )
+
+
+def _splits(pools: list[int], count: int, free: list[int]) -> Iterator[dict[int, int]]:
+    if not pools:
+        if not count:
+            yield {}
+        return
+    for taken in range(min(count, free[pools[0]]) + 1):
+        for split in _splits(pools[1:], count - taken, free):
+            yield {pools[0]: taken, **split}
 
 
 def part_of(rule: Constraint, identity: str, labels: dict[str, str], own: bool) -> int:

@@ -22,7 +22,7 @@ from placement.constraints import (
     Together,
     Within,
 )
-from placement.model import Cell, Cure, CureKind, Host, Node, Request, Snapshot, Strategy
+from placement.model import Cell, Cure, CureKind, Devices, Host, Node, Pool, Request, Snapshot, Strategy
 from placement.reasons import Family
 from tests.placement.brute import Brute
 from tests.placement.instances import tiny
@@ -137,9 +137,80 @@ def few_seats(seed: int) -> Case:
     return snapshot, replace(request, constraints=(in_few, apart))
 
 
+def everything(seed: int) -> Case:
+    """All of it at once, against each other: closed and held hosts, over-commit, unpinned use of NUMA cells, devices of
+    one cell or partition, members that stay, hosts left out, several rules of every kind, wishes, a loss of a rack."""
+    r = random.Random(seed)
+    snapshot, request = unpinned(seed) if r.random() < 0.5 else tiny(seed, kinds=True, few=r.random() < 0.5)
+    hosts = []
+    for host in snapshot.hosts:
+        one = replace(host, schedulable=r.random() < 0.85)
+        if r.random() < 0.2:
+            one = replace(one, used={name: r.randint(0, 5 * amount // 4) for name, amount in host.capacity.items()})
+        members = tuple(replace(m, exclusive=r.random() < 0.15, demand={"cpu": r.randint(0, 1)}) for m in one.members)
+        hosts.append(
+            _with_pools(r, replace(one, members=members)) if r.random() < 0.7 else replace(one, members=members)
+        )
+    nodes = tuple(
+        _with_devices(r, replace(node, exclusive=node.exclusive or r.random() < 0.1)) for node in request.nodes
+    )
+    staying = {m.id: h.id for h in hosts for m in h.members if r.random() < 0.4}
+    rules = list(request.constraints)
+    size = sum(node.count for node in nodes)
+    if r.random() < 0.3:  # whichever rack is lost, some are left
+        rules.append(AtMost(limit=max(1, size - r.randint(1, 2)), scope=Scope.RACK))
+    if r.random() < 0.3:
+        label = Selector(labels={"group": r.choice(["red", "blue", "old"])})
+        between: list[Constraint] = [
+            Apart(Selector(), label),
+            Near(Selector(), label, Scope.RACK),
+            Within(label, Scope.ZONE),
+        ]
+        rules.append(r.choice(between))
+    if r.random() < 0.2:
+        rules.append(SpareHosts(1, r.choice([None, 2])))
+    excluded = frozenset(h.id for h in hosts if r.random() < 0.1)
+    strategy = r.choice(list(Strategy))
+    return Snapshot(tuple(hosts), snapshot.flavours), Request(nodes, strategy, tuple(rules), excluded, staying)
+
+
+def _with_pools(r: random.Random, host: Host) -> Host:
+    """The host with its accelerators told by where they are."""
+    left = host.capacity.get("gpu.a100", 0)
+    if not left or left > 64:
+        return host
+    pools = []
+    while left:
+        size = r.randint(1, left)
+        left -= size
+        cell = r.choice([None, *range(len(host.cells))])
+        pools.append(Pool("gpu.a100", size, r.randint(0, size), cell, r.choice(["", "x", "y"])))
+    return replace(host, used={**host.used, "gpu.a100": sum(p.used for p in pools)}, pools=tuple(pools))
+
+
+def _with_devices(r: random.Random, node: Node) -> Node:
+    """The node with its accelerators wanted together, or as they come."""
+    count = node.demand.get("gpu.a100", 0)
+    local, joint = bool(node.cells) and r.random() < 0.5, r.random() < 0.5
+    if not 0 < count <= 64 or not (local or joint) or r.random() < 0.4:
+        return node
+    return replace(node, devices=(Devices("gpu.a100", r.randint(1, count), local, joint),))
+
+
 FAMILIES: dict[str, Callable[[int], Case]] = {
     build.__name__: build
-    for build in (unpinned, closed, neighbours, overcommitted, named_members, soft, preferring, few_domains, few_seats)
+    for build in (
+        unpinned,
+        closed,
+        neighbours,
+        overcommitted,
+        named_members,
+        soft,
+        preferring,
+        few_domains,
+        few_seats,
+        everything,
+    )
 }
 
 RULES: dict[Family, tuple[type, ...]] = {
@@ -166,6 +237,7 @@ def relaxed(case: Case, families: Iterable[Family]) -> Case:
             host_labels={} if Family.LABELS in gone else one.host_labels,
             exclusive=one.exclusive and Family.EXCLUSIVE not in gone,
             cells=0 if unsized or Family.NUMA in gone else one.cells,
+            devices=() if unsized or Family.DEVICE in gone else _wanted(one, Family.NUMA not in gone),
         )
 
     rules = tuple(rule for rule in request.constraints if not isinstance(rule, dropped))
@@ -177,10 +249,15 @@ def relaxed(case: Case, families: Iterable[Family]) -> Case:
     return Snapshot(hosts, snapshot.flavours), after
 
 
+def _wanted(node: Node, cells: bool) -> tuple[Devices, ...]:
+    return node.devices if cells else tuple(replace(one, local=False) for one in node.devices if one.joint)
+
+
 def bare(host: Host, **changes: object) -> Host:
     """The host with nobody on it and nothing in use."""
     cells = tuple(Cell(cell.capacity) for cell in host.cells)
-    return replace(host, used={}, members=(), cells=cells, **changes)  # type: ignore[arg-type]
+    pools = tuple(replace(pool, used=0) for pool in host.pools)
+    return replace(host, used={}, members=(), cells=cells, pools=pools, **changes)  # type: ignore[arg-type]
 
 
 def cured(case: Case, cure: Cure) -> Case:
@@ -203,12 +280,15 @@ def cured(case: Case, cure: Cure) -> Case:
 
 def _freed(host: Host, cure: Cure) -> Host:
     """The host with as much less in use, of it and of its cells, as the cure says."""
-    used, cells = dict(host.used), [dict(cell.used) for cell in host.cells]
+    used, cells, pools = dict(host.used), [dict(cell.used) for cell in host.cells], list(host.pools)
     for short in cure.amounts:
+        if short.pool is not None:
+            pools[short.pool] = replace(pools[short.pool], used=pools[short.pool].used - short.missing)
         for amounts in (used, *([cells[short.cell]] if short.cell is not None else [])):
             amounts[short.resource] = amounts.get(short.resource, 0) - short.missing
             assert amounts[short.resource] >= 0, "no more is to become free than is in use"
-    return replace(host, used=used, cells=tuple(replace(c, used=u) for c, u in zip(host.cells, cells, strict=True)))
+    freed = tuple(replace(cell, used=amounts) for cell, amounts in zip(host.cells, cells, strict=True))
+    return replace(host, used=used, cells=freed, pools=tuple(pools))
 
 
 def fits(case: Case) -> bool:
