@@ -59,6 +59,7 @@ class CleaningAttempt:
         self._host_uuid = host_uuid
         self._count = count
         self._epoch = epoch
+        self._clean = ""  # what its guest has said of that, once it is clean
         self._identity = MachineIdentity(custody.installation.cluster, CLEANING_GROUP, cleaner_of(host_uuid), count)
 
     async def tried(self) -> bool:
@@ -66,6 +67,9 @@ class CleaningAttempt:
         try:
             return await self._once_more()
         except HostRejected as error:
+            if error.code == "denied":  # of the way to it, not of the machine: its operator mends that
+                await self._told(error.public)
+                return False
             return await self._failed(f"{error.public}: {error.detail}" if error.detail else error.public)
         except DriverError as error:
             await self._told(error.public)
@@ -91,6 +95,8 @@ class CleaningAttempt:
             return await self._opened(monitor, "its operator wants none")
         machine = await monitor.observe(self._identity)
         if machine is None or machine.state is MachineState.ABSENT:
+            if self._clean:
+                return await self._opened(monitor, self._clean)
             failpoint("clean.creating")
             await monitor.driver.create_paused(self._spec(step), budget_seconds=CALL_SECONDS)
             failpoint("clean.created")
@@ -107,17 +113,18 @@ class CleaningAttempt:
         """By what the guest says; whether it is over."""
         if machine.state in (MachineState.MIGRATING, MachineState.TOMBSTONE):
             return False
+        report = machine.report
+        if report is not None and report.stage == CLEANED:
+            self._clean = report.detail or "its guest says that it is clean"
+            return await self._opened(monitor, self._clean)
         if not machine.state.executing:
             return await self._failed("the machine stopped before it had said that it is clean")
-        report = machine.report
         if report is None:
             return False
         if report.stage == FAILED:
             return await self._failed(report.detail or "its guest says that it cannot be cleaned")
-        if report.stage != CLEANED:
-            await self._told(f"{report.stage}: {report.detail}" if report.detail else report.stage)
-            return False
-        return await self._opened(monitor, report.detail or "its guest says that it is clean")
+        await self._told(f"{report.stage}: {report.detail}" if report.detail else report.stage)
+        return False
 
     async def _opened(self, monitor: HostMonitor, how: str) -> bool:
         """What has cleaned it is switched off and seen gone; then the machine is given out again."""

@@ -214,6 +214,14 @@ class Hypervisor:
         """There is room again. What was removed meanwhile is gone."""
         self.namespace.run("sh", "-ec", _FREE_POOL, "sh", POOL)
 
+    def cut_off(self) -> None:
+        """Its network cable is pulled: nobody reaches it any more, and what runs there goes on."""
+        self._switch.run(program("ip"), "link", "set", f"port{self.index}", "down")
+
+    def plug_in(self) -> None:
+        """After `cut_off`."""
+        self._switch.run(program("ip"), "link", "set", f"port{self.index}", "up")
+
     def power_off(self) -> None:
         """The machine loses its power: every process and everything volatile is gone at once."""
         # The kernel takes a dead namespace's links away some time later; the port must be free at once.

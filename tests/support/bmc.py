@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import secrets
 import ssl
@@ -18,9 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import pycdlib
-
 from tests.support.certificates import certificate
+from tests.support.seeds import documents
 
 GIB = 1 << 30
 ACCOUNT, PASSWORD = "corral", "a password of a BMC"
@@ -57,6 +55,7 @@ class Bmc:
         ] = {}  # what another make tells besides, by path; None: it tells no such thing
         self.quirks: frozenset[str] = frozenset()
         self.unread: list[int] = []  # what it was answered where it could not read an image that it was to take
+        self.cleaned: list[str] = []  # how guests were told to clean
         self.basic = 0  # requests that bore the password itself
         self.reports: list[tuple[str, int]] = []
         self._changing = threading.Lock()
@@ -107,7 +106,7 @@ class Bmc:
             self.shown, wanted = ["PoweringOn"], self.power
         self.resets.append(how)
         self.power = wanted
-        if how == "On" and self.guests and self.image:
+        if self.power == "On" and self.guests and self.image:
             self._guests.append(threading.Thread(target=self._run_guest, args=(self.image,), name="guest", daemon=True))
             self._guests[-1].start()
         return 204
@@ -118,12 +117,16 @@ class Bmc:
         self.started = f"2026-01-01T00:00:{int(self.started[-3:-1]) + 1:02d}Z"
 
     def _run_guest(self, url: str) -> None:
-        """Reads what it was told, as cloud-init would, and says that it boots and that it is ready."""
+        """Reads what it was told, as cloud-init or the default guest would, and says that it boots and that it is
+        ready. One that is to clean says so between the two."""
         try:
-            content = fetch(url)
-            told = json.loads(document(content, "machine"))
-            epoch = json.loads(document(content, "rendezvous"))["group"]["epoch"]
-            for stage in ("booting", "ready"):
+            found = documents(fetch(url))
+            told = json.loads(found["machine"])
+            epoch = json.loads(found["rendezvous"])["group"]["epoch"] if "rendezvous" in found else 0
+            stages = ("booting", "cleaning", "ready") if "clean" in found else ("booting", "ready")
+            if "clean" in found:
+                self.cleaned.append(found["clean"].strip())
+            for stage in stages:
                 said = {"stage": stage, "boot_id": "first", "epoch": epoch}
                 self.reports.append((stage, report(told["report_url"], told["token"], said)))
         except OSError as error:
@@ -145,16 +148,6 @@ def report(url: str, token: str, said: dict[str, Any]) -> int:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
-
-
-def document(content: bytes, name: str) -> str:
-    """A file of an ISO image."""
-    image = pycdlib.PyCdlib()
-    image.open_fp(io.BytesIO(content))
-    out = io.BytesIO()
-    image.get_file_from_iso_fp(out, joliet_path=f"/{name}")
-    image.close()
-    return out.getvalue().decode()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -208,7 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._act(path, json.loads(body or b"{}"))
 
     def _log_in(self, given: dict[str, str]) -> None:
-        if (given.get("UserName"), given.get("Password")) != (ACCOUNT, PASSWORD):
+        right = (given.get("UserName"), given.get("Password")) == (ACCOUNT, PASSWORD)
+        if not right or self.bmc.faults["locked account"]:
             self._answer(401, {"error": {"code": "denied", "message": "denied"}})
         elif len(self.bmc.sessions) >= self.bmc.most_sessions:
             self._answer(503, {"error": {"code": "SessionLimitExceeded", "message": "too many"}})

@@ -58,7 +58,8 @@ class ServiceProcess:
 
     As a context manager it is started, and ended in order. The file's directory is its working directory. `python`: the
     interpreter of another installation than this checkout. `start_seconds`: how long a start may take. `module`: what
-    is run in place of `service`, with the same arguments.
+    is run in place of `service`, with the same arguments. `inside`: a command that runs what follows it elsewhere, in a
+    network of a lab.
     """
 
     def __init__(
@@ -68,10 +69,12 @@ class ServiceProcess:
         python: Path | None = None,
         start_seconds: float = START_SECONDS,
         module: str = "service",
+        inside: Sequence[str] = (),
     ) -> None:
         self.configuration = configuration
         self._python = python
         self._module = module
+        self._inside = tuple(inside)
         self._start_seconds = start_seconds
         self.directory = configuration.parent
         self.log = self.directory / "corral.log"
@@ -92,7 +95,7 @@ class ServiceProcess:
                 str(self.configuration),
             ]
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig=KILL", "--", *serve],
+                ["setpriv", "--pdeathsig=KILL", "--", *self._inside, *serve],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -169,16 +172,26 @@ class CorralProcess(ServiceProcess):
     """A service in a directory of its own, on SQLite, and a gRPC client of it.
 
     `configuration`: the tables of the file below its own head. `server`: more lines of the head's table [server].
+    `inside`: see ServiceProcess; its gRPC listener is a socket of the directory then.
     """
 
-    def __init__(self, directory: Path, configuration: str, *, server: str = "", python: Path | None = None) -> None:
-        super().__init__(directory / "corral.toml", python=python)
+    def __init__(
+        self,
+        directory: Path,
+        configuration: str,
+        *,
+        server: str = "",
+        python: Path | None = None,
+        inside: Sequence[str] = (),
+    ) -> None:
+        super().__init__(directory / "corral.toml", python=python, inside=inside)
         self.database = directory / "corral.db"
         self.port = own_port()  # a process that is started again serves where clients look for it
         if "[identity]" not in configuration:  # at the end: what is given may begin with keys of the head's last table
             configuration = f'{configuration}\n[identity]\nanonymous = "loopback"\n'
+        listener = f"unix:{directory}/grpc.sock" if inside else "127.0.0.1:{port}"
         self._text = (
-            f'[server]\nhttp = "127.0.0.1:0"\ngrpc = "127.0.0.1:{{port}}"\n{server}\n'
+            f'[server]\nhttp = "127.0.0.1:0"\ngrpc = "{listener}"\n{server}\n'
             f'[store]\nurl = "sqlite:///corral.db"\n[log]\nformat = "json"\n{configuration}'
         )
         self._channel: grpc.Channel | None = None
@@ -196,7 +209,8 @@ class CorralProcess(ServiceProcess):
         """See ServiceProcess.start."""
         self.configure()
         super().start()
-        self._channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
+        reached = f"unix:{self.directory}/grpc.sock" if self._inside else f"127.0.0.1:{self.port}"
+        self._channel = grpc.insecure_channel(reached)
 
     @property
     def channel(self) -> grpc.Channel:

@@ -60,9 +60,9 @@ def explained(seats: Sequence[Seating], power: str, image: str) -> bool:
 
 
 def observed(seating: Seating, state: MachineState) -> ObservedMachine:
-    """As a driver answers it."""
+    """As a driver answers it. Of one that has stopped its last word stands: one that was cleaned is off soon after."""
     identity = identity_of(seating.of)
-    told = state.executing and not seating.revoked
+    told = (state.executing or state is MachineState.STOPPED) and not seating.revoked
     return ObservedMachine(
         identity,
         identity.machine_uuid,

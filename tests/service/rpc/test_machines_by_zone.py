@@ -20,7 +20,8 @@ from tests.service.cli.test_on_a_service import corral
 from tests.service.rpc.lab import refused
 from tests.service.rpc.test_bare_metal import node
 from tests.service.rpc.test_machines import free_port, until_connected
-from tests.support.bmc import ACCOUNT, Bmc, document, fetch
+from tests.support.bmc import ACCOUNT, Bmc, fetch
+from tests.support.seeds import document
 from tests.support.whole import ZONE, Whole, config_text, whole
 
 pytestmark = pytest.mark.asyncio

@@ -29,8 +29,9 @@ from service.drivers.redfish.driver import RedfishDriver
 from service.store import fleet
 from service.store.engine import Store
 from tests.support import builders
-from tests.support.bmc import ACCOUNT, GIB, Bmc, document
+from tests.support.bmc import ACCOUNT, GIB, Bmc
 from tests.support.schema import migrated
+from tests.support.seeds import document
 
 pytestmark = pytest.mark.asyncio
 
