@@ -28,8 +28,22 @@ MOST_FAULTS=5
 BUSY_PATIENCE=${CORRAL_BUSY_PATIENCE:-4}
 LEAST_TICKS=4
 MOST_DEADLINE=60
+# Seconds between two looks at the engine, and at what is to be reported: whoever has something new does not wait for them.
+LOOK_EVERY=${CORRAL_LOOK_EVERY:-0.5}
 
 log() { echo "corral: $*" >&2; }
+
+# A pause of so many seconds, which whoever has something new ends by a signal; what came before it ends it as well.
+rest() {
+    sleep "$1" &
+    SLEEPER=$!
+    [ -z "$WOKEN" ] || kill "$SLEEPER" 2> /dev/null
+    wait "$SLEEPER"
+    SLEEPER=
+    WOKEN=
+}
+
+may_be_woken() { trap 'WOKEN=yes; [ -z "$SLEEPER" ] || kill "$SLEEPER" 2> /dev/null' USR1; }
 
 now() { cut -d. -f1 /proc/uptime; }
 
@@ -90,10 +104,14 @@ publish() {
 }
 
 stage() {
-    [ "$STAGE $DETAIL" = "$1 $(json_text "${2:-}")" ] || log "$1 ${2:-}"
+    before="$STAGE $DETAIL"
     STAGE=$1
     DETAIL=$(json_text "${2:-}")
     publish
+    [ "$before" != "$STAGE $DETAIL" ] || return 0
+    log "$1 ${2:-}"
+    # A reporter that may be woken has said so; before that a signal would end it.
+    [ ! -e "$RUN/reporter" ] || kill -USR1 "$REPORTER" 2> /dev/null
 }
 
 # The device of the port of this name.
@@ -117,8 +135,7 @@ tell_as_machine() {
     token=$(sed -n 's/^ *"token": "\(.*\)",*$/\1/p' "$DOCUMENTS/machine")
     while :; do
         post_as_machine "$(cat "$RUN/report")" > /dev/null 2>&1
-        sleep 2 &
-        wait "$!"
+        rest 2
     done
 }
 
@@ -144,20 +161,24 @@ talk_in_background() {
     exec 3<> "$port"
     listen_in_background <&3 &
     LISTENER=$!
-    trap 'kill $LISTENER 2> /dev/null; exit 0' TERM INT
+    SLEEPER=
+    WOKEN=
+    trap 'kill $LISTENER $SLEEPER 2> /dev/null; exit 0' TERM INT
     report
 }
 
-# Sends what is new and nothing else; the leading newline ends a line that an earlier reader saw only half of.
+# Sends what is new and nothing else; the leading newline ends a line that an earlier reader saw only half of. It looks
+# twice a second, and at once where it is woken by another stage.
 report() {
     sent=
+    may_be_woken
+    : > "$RUN/reporter"
     while :; do
         line=$(cat "$RUN/report")
         if [ "$line" != "$sent" ]; then
             printf '\n%s\n' "$line" >&3 2> /dev/null && sent=$line
         fi
-        sleep 0.5 &
-        wait "$!"
+        rest "$LOOK_EVERY"
     done
 }
 
@@ -177,6 +198,7 @@ listen_in_background() {
             '{"v":1,"do":"take",'*'}')
                 [ "$(field group)" = "$CORRAL_GROUP_UUID" ] || continue
                 field address | base64 -d > "$RUN/told.new" 2> /dev/null && mv "$RUN/told.new" "$RUN/told"
+                kill -USR1 "$$"
                 continue
                 ;;
             *) continue ;;
@@ -193,6 +215,7 @@ listen_in_background() {
         grep -q "^CORRAL_GROUP_EPOCH=$epoch\$" "$RUN/order.new/env" || continue
         rm -rf "$RUN/order"
         mv "$RUN/order.new" "$RUN/order"
+        kill -USR1 "$$"
     done
 }
 
@@ -424,8 +447,7 @@ pass_gate() {
         find_late
         [ -n "$late" ] || return 0
         stage gate "waiting for the engine of $late"
-        sleep 0.3 &
-        wait "$!"
+        rest 0.3
         heed && new_run
         follow_leader
     done
@@ -568,8 +590,7 @@ restart_engine() {
     until=$(($(now) + PAUSE))
     while [ "$(now)" -lt "$until" ]; do
         publish
-        sleep 1 &
-        wait "$!"
+        rest 1
         ! heed || until=0
     done
     PAUSE=$((PAUSE == 0 ? 1 : PAUSE * 2))
@@ -584,8 +605,7 @@ give_up() {
     stage failed "started again $MOST_FAULTS times, and it never served for $STABLE_SECONDS s: $1"
     until heed; do
         publish
-        sleep 1 &
-        wait "$!"
+        rest 1
     done
     FAULTS=0
     new_run
@@ -610,8 +630,7 @@ stand_aside() {
         stop_engine 30
         until heed; do
             publish
-            sleep 1 &
-            wait "$!"
+            rest 1
         done
         PASSED_BY=
         new_run
@@ -650,8 +669,10 @@ ready_by_command() {
     done
     # It may not lead its group yet.
     kill -KILL "-$LOOKER" 2> /dev/null || kill -KILL "$LOOKER" 2> /dev/null
+    trap '' USR1  # it would end the wait, and be taken for the command's own end
     wait "$LOOKER" 2> /dev/null
     status=$?
+    may_be_woken
     LOOKER=
     return "$status"
 }
@@ -694,6 +715,7 @@ ask_canary() {
         fetch "$DEADLINE" "$(own_url "$CORRAL_CANARY_PATH")" ${CORRAL_CANARY_BODY:+"$CORRAL_CANARY_BODY"} > "$RUN/canary.$ASKS"
         echo "$? $(($(hundredths) - began))" > "$RUN/canary.new.$ASKS"
         mv "$RUN/canary.new.$ASKS" "$RUN/canary.done.$ASKS"
+        kill -USR1 "$$"
     ) &
     CANARY=$!
 }
@@ -701,6 +723,7 @@ ask_canary() {
 # What an engine was asked that is no more says nothing of the next one.
 drop_canary() {
     ASKED=
+    ASKED_AT=0
     rm -f "$RUN"/canary.*
 }
 
@@ -823,7 +846,11 @@ main() {
     LOOKS_AT=0
     mkdir -p "$RUN/www"
     chmod 700 "$RUN"
+    SLEEPER=
+    WOKEN=
+    rm -f "$RUN/reporter"
     trap 'ending' TERM INT
+    may_be_woken
     until find_documents; do log "no documents were delivered yet"; sleep 1; done
     take_documents 'CORRAL_*'
     # Seconds: between two right answers, without one until the engine is started again, and the least for one answer.
@@ -852,8 +879,7 @@ main() {
         look_at_devices
         look_at_peers
         turn
-        sleep 0.5 &
-        wait "$!"
+        rest "$LOOK_EVERY"
     done
 }
 
@@ -898,8 +924,10 @@ turn() {
     short=joining
     [ -z "$SERVED" ] || short=degraded
     if [ -n "${CORRAL_ENGINE_COMMAND:-}" ] && ! engine_runs; then
+        trap '' USR1  # it would end the wait, and be taken for the engine's own end
         wait "$ENGINE"
         status=$?
+        may_be_woken
         OWN=$((OWN + 1))
         restart_engine "the engine ended with status $status: $(last_words)"
     elif [ -n "$LEADER_CHANGED" ]; then
@@ -956,7 +984,7 @@ ending() {
     pass_on
     # The reporter may be told once more that this one stops, if anybody reads.
     sleep 1
-    kill $TELLER $REPORTER $CANARY 2> /dev/null
+    kill $TELLER $REPORTER $CANARY $SLEEPER 2> /dev/null
     exit 0
 }
 

@@ -2,17 +2,20 @@
 
 One deploy of head and two workers; the answers are compared with arithmetic. Then every fault of `harm.py` in turn,
 each on a group that is whole: what the service says and what the model answers are watched all the time. Exit code 1
-for any violation. Boots are timed beside the same machines started by hand, one after the other, in the same run.
+for any violation. Boots are timed beside the same machines started by hand, one after the other, in the same run. Last
+what `checks.py` looks at, and updates by a surge while the endpoint is called all the time (`update.py`).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from corral.v1 import group_pb2
 
 from tests.lab.fleet import Lab
 from tests.lab.requirements import why_not
-from tests.serving import by_hand
+from tests.serving import boots, checks, update
 from tests.serving.harm import FAULTS, Fault, Harm
 from tests.serving.llama import build
 from tests.serving.observer import Observer
@@ -49,18 +52,6 @@ class Table:
         """Something that must not be."""
         self.violations.append(what)
         print(f"VIOLATION: {what}", flush=True)
-
-
-def deployed(place: Site, table: Table) -> tuple[group_pb2.InstanceGroup, float]:
-    """A group that runs, and the seconds from the call to its first right answer."""
-    began = time.monotonic()
-    group = place.corral.follow(place.deploy())
-    if group.status != "Running":
-        raise RuntimeError(f"the group is {group.status}: {group.reason}")
-    running = time.monotonic() - began
-    seconds = by_hand.until_right(place, group.instances[0].addresses[0]) - began
-    table.tell(f"  Running after {running:.1f} s, the first right answer after {seconds:.1f} s")
-    return group, seconds
 
 
 def speed(place: Site, group: group_pb2.InstanceGroup, table: Table) -> None:
@@ -94,7 +85,8 @@ def inject(place: Site, group: group_pb2.InstanceGroup, fault: Fault, table: Tab
     made = sum(m.attempt for m in after.instances) - sum(m.attempt for m in before.instances)
     reasons = [why for at, status, why in seen.statuses if status != "Running" and why and at > began]
     table.tell(
-        f"  {fault.name:<28} noticed {noticed - began:6.1f} s  right {seen.first_right_after(began) - began:6.1f} s"
+        f"  {fault.name:<26} load {_load():>2}  noticed {noticed - began:6.1f} s"
+        f"  right {seen.first_right_after(began) - began:6.1f} s"
         f"  whole {healed - began:6.1f} s  made anew {made}  {reasons[0] if reasons else ''}"
     )
     if healed == float("inf"):
@@ -122,7 +114,12 @@ def main() -> int:
         directory = Path(name)
         head = programs.small_head if options.small else programs.server
         model = build_model(directory, programs, ring, head=head)
-        with Lab(HYPERVISORS, network=options.network) as lab, site(lab, model, directory / "service") as place:
+        (directory / "broken").mkdir()
+        broken = build_model(directory / "broken", programs, ring, head=head, broken_layer=ring.layers // 2)
+        with (
+            Lab(HYPERVISORS, network=options.network) as lab,
+            site(lab, model, directory / "service", broken=broken.manifest) as place,
+        ):
             run(place, options, table)
     print("", *table.lines, sep="\n")
     print(f"violations {len(table.violations)}", *table.violations, sep="\n", flush=True)
@@ -130,35 +127,91 @@ def main() -> int:
 
 
 def run(place: Site, options: argparse.Namespace, table: Table) -> None:
-    """Boots beside those by hand, speed, faults, and the end."""
-    corral, hand = [], []
-    for number in range(options.boots):
-        table.tell(f"boot {number + 1}")
-        group, seconds = deployed(place, table)
-        corral.append(seconds)
-        hand.append(by_hand.boot(place, group))
-        place.corral.delete(group.uuid)
-        table.tell(f"  by hand the same machines answer rightly after {hand[-1]:.1f} s")
-    if corral:
-        ratio = statistics.median(a / b for a, b in zip(corral, hand, strict=True))
-        table.tell(f"call to first right answer / by hand: {ratio:.2f} (median of {len(corral)}, alternating)")
-    table.tell("the group that is hurt")
-    group, _ = deployed(place, table)
-    speed(place, group, table)
-    for fault in FAULTS:
-        if (not options.only or fault.name in options.only.split(",")) and not inject(place, group, fault, table):
-            break
-    place.corral.delete(group.uuid)
+    """What was asked for of it, in order."""
+    parts = options.parts.split(",")
+    if "boots" in parts and options.boots:
+        timed(place, options.boots, table)
+    if "faults" in parts:
+        hurt(place, options.only.split(",") if options.only else [], table)
+    if "checks" in parts:
+        looked_at(place, table)
+    if "update" in parts:
+        updated(place, table)
     left = leftovers(place.lab)
-    table.tell(f"after its deletion: {len(left)} machines and volumes left")
+    table.tell(f"after all deletions: {len(left)} machines and volumes left")
     if left:
         table.wrong(f"left behind: {', '.join(left)}")
+
+
+def timed(place: Site, count: int, table: Table) -> None:
+    """Boots beside those by hand."""
+    ours, theirs = [], []
+    for number in range(count):
+        group, boot = boots.deployed(place)
+        ours.append(boot)
+        theirs.append(boots.started_by_hand(place, group))
+        place.corral.delete(group.uuid)
+        table.tell(
+            f"boot {number + 1}, load {_load()}: {boot.told()}; {boot.processor:.1f} CPU s;"
+            f" by hand {theirs[-1].right:.1f}, {theirs[-1].processor:.1f} CPU s"
+        )
+    for line in boots.compared(ours, theirs):
+        table.tell(line)
+
+
+def hurt(place: Site, only: Sequence[str], table: Table) -> None:
+    """Speed, then each fault in turn, on one group."""
+    group, _ = boots.deployed(place)
+    speed(place, group, table)
+    for fault in FAULTS:
+        if only and fault.name not in only:
+            continue
+        if not inject(place, group, fault, table):
+            place.corral.delete(group.uuid)  # the others are seen all the same
+            group, _ = boots.deployed(place)
+            continue
+        for what in checks.other_documents(place, group):
+            table.wrong(f"{fault.name}: {what}")
+    place.corral.delete(group.uuid)
+
+
+def looked_at(place: Site, table: Table) -> None:
+    """Everything of `checks.py`."""
+    group, _ = boots.deployed(place)
+    found = {"both workers carry every completion": checks.idle_worker(place, group)}
+    place.corral.delete(group.uuid)
+    found["a model with a wrong layer never runs"] = checks.believed(place)
+    wrong, took = checks.hurt_at_first(place)
+    found[f"a fault before the first answer heals ({took:.1f} s from the call)"] = wrong
+    for name, violations in found.items():
+        table.tell(f"  {name}: {len(violations)} violations")
+        for what in violations:
+            table.wrong(f"{name}: {what}")
+
+
+def updated(place: Site, table: Table) -> None:
+    """By a surge, and by one in whose middle the service is killed."""
+    group, _ = boots.deployed(place, update.SIZE)
+    harms = {"update": lambda _place, _uuid: None, "update, service killed": update.killed_in_the_middle}
+    for number, (name, harm) in enumerate(harms.items(), start=1):
+        went = update.surged(place, group, number, harm)
+        table.tell(f"  {name}, load {_load()}: {went.told()}")
+        for what in went.wrong:
+            table.wrong(f"{name}: {what}")
+        if (there := len(place.get(group.uuid).instances)) != update.SIZE:
+            table.wrong(f"{name}: {there} members are left")
+    place.corral.delete(group.uuid)
+
+
+def _load() -> str:
+    return f"{os.getloadavg()[0]:.0f}"
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.serving", description=__doc__)
     parser.add_argument("--small", action="store_true", help="the small head instead of llama.cpp's own server")
     parser.add_argument("--boots", type=int, default=5, help="how often a deploy is timed beside one by hand")
+    parser.add_argument("--parts", default="boots,faults,checks,update", help="of these, with commas between them")
     parser.add_argument("--only", default="", help="only these faults, with commas between them")
     parser.add_argument("--seed", type=int, help="of the model; without it another one each time")
     parser.add_argument("--network", default="10.84", help="the first half of the lab's addresses")

@@ -68,6 +68,12 @@ class Harm:
         self.machine(rank, _KILL)
         self.place.corral.start()
 
+    def power(self, rank: int, seconds: float) -> None:
+        """Its hypervisor has no power for so long."""
+        self.hypervisor(rank).power_off()
+        time.sleep(seconds)
+        self.hypervisor(rank).power_on()
+
     def both_workers(self) -> None:
         """Another worker dies while the group is being made whole."""
         self.machine(1, _KILL)
@@ -96,5 +102,6 @@ FAULTS: Sequence[Fault] = (
     Fault("worker-link-down-60s", lambda h: h.link(WORKER, 60)),
     Fault("libvirtd-and-worker-killed", lambda h: h.daemon_and_machine(WORKER)),
     Fault("service-and-worker-killed", lambda h: h.service_and_machine(WORKER)),
+    Fault("hypervisor-off-20s", lambda h: h.power(WORKER, 20)),
     Fault("two-workers-5s-apart", lambda h: h.both_workers()),
 )

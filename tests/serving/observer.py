@@ -100,7 +100,7 @@ class Observer:
         """When the group was whole again: Running, with right answers for `whole_seconds` on; infinity for never."""
         end = time.monotonic() + wait_seconds
         began: float | None = None
-        while time.monotonic() < end:
+        while time.monotonic() < end and self.status() != "Failed":
             now = time.monotonic()
             if self.status() == "Running" and self.silence() < PATIENCE_SECONDS:
                 began = max(since, now) if began is None else began

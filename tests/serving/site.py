@@ -24,6 +24,7 @@ from tests.serving.oracle import Ring
 from tests.support.builders import ENTRY, ZONE
 from tests.support.process import CorralProcess
 
+BROKEN = "b40ce9b40ce9b40ce9b40ce9b40ce9b4"
 PORT, HARM_PORT = 8080, 7999
 HOSTS_SECONDS = 120.0
 MEMORY = 128 << 20  # bytes of a guest
@@ -59,6 +60,13 @@ done 2> /dev/null
 printf 'Content-Type: text/plain\\r\\n\\r\\ndone\\n'
 """
 
+# And one that tells what documents the guest goes by now.
+_TOLD = """#!/bin/sh
+printf 'Content-Type: text/plain\\r\\n\\r\\n'
+grep -E '^CORRAL_(GROUP_UUID|GROUP_EPOCH|NODE_RANK|PEERS|LEADER_ADDRESS)=' /run/corral/facts/env
+sed 's/^/hosts=/' /run/corral/facts/hosts
+"""
+
 
 def _script(path: Path, text: str) -> Path:
     path.write_text(text)
@@ -74,14 +82,16 @@ def build_model(directory: Path, engine: Engine, ring: Ring, *, head: Path, brok
     for program in ("ggml-rpc-server", "llama-server"):
         added[_script(directory / program, _START.format(program=program))] = f"bin/{program}"
     added[_script(directory / "harm", _DOOR)] = "harm/cgi-bin/harm"
+    added[_script(directory / "told", _TOLD)] = "harm/cgi-bin/told"
     wishes = [word for file, path in added.items() for word in ("--add", f"{file}={path}")]
     out = directory / "image"
     subprocess.run([sys.executable, str(GUEST_BUILD), str(out), *wishes], check=True, stdout=subprocess.DEVNULL)
     return Model(ring, out / "guest.json")
 
 
-def configuration(lab: Lab, model: Model) -> str:
-    """The lab's hosts, one zone with planned addresses, and one catalogue entry with a canary."""
+def configuration(lab: Lab, model: Model, broken: Path) -> str:
+    """The lab's hosts, one zone with planned addresses, and an entry with a canary; beside it another one, with
+    the same canary, whose model is `broken`."""
     hosts = "".join(
         f'[[hosts]]\nname = "hv{number}"\nzone = "zone-1"\ndriver = "libvirt"\n'
         f'socket = "{hypervisor.directory}/run/libvirt/libvirt-sock"\n'
@@ -90,6 +100,23 @@ def configuration(lab: Lab, model: Model) -> str:
     )
     body = json.dumps(model.request("abc", CANARY_LETTERS))
     expected = model.ring.completion("c", CANARY_LETTERS)
+    entries = "".join(
+        f"""
+[[images]]
+name = "{name}"
+manifest = "{manifest}"
+[[model_services]]
+uuid = "{uuid}"
+name = "{name}"
+image = "{name}"
+framework = "llamacpp-rpc"
+canary_path = "/completion"
+canary_body = '{body}'
+canary_expect = '"content":"{expected}'
+stop_grace_ms = 0
+"""
+        for name, uuid, manifest in (("ring", ENTRY, model.manifest), ("broken", BROKEN, broken))
+    )
     return f"""
 [[zones]]
 uuid = "{ZONE}"
@@ -101,19 +128,7 @@ subnet = "{lab.network}.0.0/16"
 gateway = "{lab.network}.0.1"
 pool = "{lab.network}.1.10-{lab.network}.1.99"
 {hosts}
-[[images]]
-name = "ring"
-manifest = "{model.manifest}"
-[[model_services]]
-uuid = "{ENTRY}"
-name = "ring"
-image = "ring"
-framework = "llamacpp-rpc"
-canary_path = "/completion"
-canary_body = '{body}'
-canary_expect = '"content":"{expected}'
-stop_grace_ms = 0
-"""
+{entries}"""
 
 
 @dataclass
@@ -137,17 +152,25 @@ class Site:
         answer = self.corral.fleet.ListHosts(fleet_pb2.ListHostsRequest(), timeout=30)
         return tuple(answer.inventories)
 
-    def deploy(self, size: int = 3, **more: Any) -> Iterator[deploy_pb2.DeployDistributedModelServiceResponse]:
+    def deploy(
+        self, size: int = 3, *, entry: str = ENTRY, timeout_ms: int = 0, **more: Any
+    ) -> Iterator[deploy_pb2.DeployDistributedModelServiceResponse]:
         """Head and workers on hosts of their own."""
         nodes = [
             group_pb2.NodeSpec(
-                uuid=ENTRY, zone_uuid=ZONE, cpu_num=1, memory_size=MEMORY,
+                uuid=entry, zone_uuid=ZONE, cpu_num=1, memory_size=MEMORY, timeout=timeout_ms,
                 startup_parameters=ARGUMENTS if rank == 0 else "-t 1",
             )
             for rank in range(size)
         ]  # fmt: skip
         policy = group_pb2.PlacementPolicy(max_per_host=1)
-        return self.corral.deploy("ring", nodes, **{"placement_policy": policy, **more})
+        # A group that is hurt again and again is not to fail for that.
+        again = group_pb2.FailurePolicy(action=group_pb2.FAILURE_ACTION_REPLACE_MEMBER, budget=100)
+        return self.corral.deploy(
+            "ring" if entry == ENTRY else "broken",
+            nodes,
+            **{"placement_policy": policy, "failure_policy": again, **more},
+        )
 
     def ask(self, group: group_pb2.InstanceGroup, prompt: str, count: int, timeout: float = 30.0) -> str:
         """What the group's url answers to a caller outside of the guests.
@@ -156,10 +179,10 @@ class Site:
         """
         return self.ask_at(group.instances[0].addresses[0], prompt, count, timeout)
 
-    def ask_at(self, address: str, prompt: str, count: int, timeout: float) -> str:
-        """See `ask`. A planned address is the member's for life."""
+    def ask_at(self, address: str, prompt: str, count: int, timeout: float, reach: float | None = None) -> str:
+        """See `ask`. A planned address is the member's for life. `reach`: seconds for the connection alone."""
         body = json.dumps(self.model.request(prompt, count)).encode()
-        answer = json.loads(post(self.lab, address, "/completion", body, timeout))
+        answer = json.loads(post(self.lab, address, "/completion", body, timeout, reach))
         return str(answer["content"])
 
     def get(self, uuid: str) -> group_pb2.InstanceGroup:
@@ -167,9 +190,21 @@ class Site:
         return self.corral.groups.GetInstanceGroup(deploy_pb2.GetInstanceGroupRequest(uuid=uuid), timeout=30).inventory
 
 
-def post(lab: Lab, address: str, path: str, body: bytes, timeout: float) -> bytes:
+def post(lab: Lab, address: str, path: str, body: bytes, timeout: float, reach: float | None = None) -> bytes:
     """POST from inside the lab's network. Raises OSError, http.client.HTTPException."""
-    return _asked(lab, address, PORT, ("POST", path, body), timeout)
+    return _asked(lab, address, PORT, ("POST", path, body), timeout, reach)
+
+
+def told(lab: Lab, address: str) -> dict[str, str]:
+    """The documents that the guest goes by: some of their variables, and under `hosts` the lines of its hosts file.
+
+    Raises OSError, http.client.HTTPException.
+    """
+    found: dict[str, str] = {"hosts": ""}
+    for line in get(lab, address, HARM_PORT, "/cgi-bin/told", 60).decode().splitlines():
+        name, _, value = line.partition("=")
+        found[name] = f"{found['hosts']}{value}\n" if name == "hosts" else value
+    return found
 
 
 def get(lab: Lab, address: str, port: int, path: str, timeout: float) -> bytes:
@@ -177,10 +212,17 @@ def get(lab: Lab, address: str, port: int, path: str, timeout: float) -> bytes:
     return _asked(lab, address, port, ("GET", path, None), timeout)
 
 
-def _asked(lab: Lab, address: str, port: int, request: tuple[str, str, bytes | None], timeout: float) -> bytes:
+def _asked(
+    lab: Lab,
+    address: str,
+    port: int,
+    request: tuple[str, str, bytes | None],
+    timeout: float,
+    reach: float | None = None,
+) -> bytes:
     method, path, body = request
     connection = http.client.HTTPConnection(address, port, timeout=timeout)
-    connection.sock = lab.switch.connect(address, port, timeout)
+    connection.sock = lab.switch.connect(address, port, timeout if reach is None else reach)
     connection.sock.settimeout(timeout)
     try:
         connection.request(method, path, body, {"Content-Type": "application/json"})
@@ -194,10 +236,11 @@ def _asked(lab: Lab, address: str, port: int, request: tuple[str, str, bytes | N
 
 
 @contextmanager
-def site(lab: Lab, model: Model, directory: Path) -> Iterator[Site]:
-    """The service runs; at the end nothing of its machines does."""
+def site(lab: Lab, model: Model, directory: Path, *, broken: Path | None = None) -> Iterator[Site]:
+    """The service runs; at the end nothing of its machines does. `broken`: the manifest of an image whose model answers
+    wrongly."""
     directory.mkdir(exist_ok=True)
-    corral = CorralProcess(directory, configuration(lab, model))
+    corral = CorralProcess(directory, configuration(lab, model, broken or model.manifest))
     place = Site(lab, model, corral)
     try:
         place.start()

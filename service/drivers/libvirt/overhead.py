@@ -14,6 +14,7 @@ from typing import Any
 
 import libvirt
 
+from service.drivers.libvirt.errors import GONE
 from service.drivers.libvirt.inventory import Seen
 
 # What QEMU takes beside a guest's memory, until more was measured: its own code, tables and devices.
@@ -48,7 +49,7 @@ class Overhead:
         self._times: dict[str, tuple[int, float]] = {}
 
     def measure(self, connection: Any, seen: Iterable[Seen], cluster: str, *, emulated: bool) -> Taken:
-        """One call for all guests.
+        """One call for the memory of all guests, and one for the processor time of each.
 
         For a guest that has not used all of its memory yet less is measured than QEMU will take: it counts with the
         most that was measured for any guest.
@@ -93,18 +94,29 @@ class Overhead:
         """By uuid, libvirt's own figures: `balloon.rss` (KiB resident), `cpu.time` (ns); without those it has not.
 
         Only our own guests are measured: they have no balloon, so that libvirt reads the process and does not ask a
-        QEMU that may hang; and none of their memory is shared or swapped on purpose.
+        QEMU that may hang; and none of their memory is shared or swapped on purpose. Their processor time is not asked
+        for with it: since libvirt 9.0 that asks a QEMU of 7.1 and later (query-stats), NOWAIT or not.
         """
         if not ours:
             return {}
         try:
             answers = connection.domainListGetStats(
                 [one.domain for one in ours],
-                libvirt.VIR_DOMAIN_STATS_BALLOON | libvirt.VIR_DOMAIN_STATS_CPU_TOTAL,
+                libvirt.VIR_DOMAIN_STATS_BALLOON,
                 libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
             )
         except libvirt.libvirtError as error:
             if error.get_error_code() not in (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_INVALID_ARG):
                 raise
             return {}
-        return {domain.UUIDString(): values for domain, values in answers}
+        return {domain.UUIDString(): {**values, **_spent(domain)} for domain, values in answers}
+
+
+def _spent(domain: Any) -> dict[str, int]:
+    """`cpu.time` of its process, in ns; nothing of one that is gone."""
+    try:
+        return {"cpu.time": int(domain.info()[4])}
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in GONE:
+            raise
+        return {}

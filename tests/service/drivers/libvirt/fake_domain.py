@@ -70,6 +70,10 @@ class FakeDomain:
     def state(self, _flags: int = 0) -> list[int]:
         return self.host.step("state", lambda: list(self._there().state))  # type: ignore[no-any-return]
 
+    def info(self) -> list[int]:
+        """State, most memory, memory, processors, and the processor time of its process (ns)."""
+        return self.host.step("info", lambda: [self._there().state[0], 0, 0, 1, self.host.cpu_ns.get(self._uuid, 0)])  # type: ignore[no-any-return]
+
     def XMLDesc(self, _flags: int = 0) -> str:  # noqa: N802
         return self.host.step("XMLDesc", lambda: self._there().xml)  # type: ignore[no-any-return]
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.drivers.base import GuestReport, HostRejected
+from service.drivers.libvirt import channels
 from service.drivers.libvirt.channels import DETAIL_LIMIT, LINE_LIMIT, MOST_RESTARTS, Channels, Lines, parse_report
 from service.drivers.libvirt.connection import Work
 from tests.service.drivers.libvirt.fake import error
@@ -346,6 +347,61 @@ def test_a_guest_is_told_all_of_it_however_little_it_takes_at_once() -> None:
     for uuid in ("m", "unknown"):
         with pytest.raises(HostRejected):
             channels.tell(Work(30), uuid, "x")
+
+
+def test_a_guest_that_takes_nothing_is_given_up_long_before_the_call_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels, "TAKES_NOTHING_SECONDS", 0.1)
+    frozen = Stream([])
+    monkeypatch.setattr(frozen, "send", lambda _data: -2)
+    heard = Channels(lambda _uuid: None)
+    host = Host(frozen)
+    assert heard.listen(host, host, "m", "org.corral.progress", take_over=False)
+    with pytest.raises(HostRejected, match="does not take"):
+        heard.tell(Work(60), "m", "a line")
+    assert heard.listening("m"), "it may say something yet"
+
+
+def test_a_guest_that_says_nothing_is_told_no_more_than_its_host_keeps_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels, "TAKES_NOTHING_SECONDS", 0.1)
+    monkeypatch.setattr(channels, "TOLD_AT_ONCE", 1000)
+    stream = Stream([])
+    heard = Channels(lambda _uuid: None)
+    host = Host(stream)
+    assert heard.listen(host, host, "m", "org.corral.progress", take_over=False)
+    for _ in range(2):
+        with pytest.raises(HostRejected, match="does not take"):
+            heard.tell(Work(60), "m", "x" * 5000)
+        assert len(stream.written) == 1000, "what libvirtd keeps for it stops its connection"
+    stream.pieces.append(line() + b"\n")
+    stream.callback(stream, libvirt.VIR_STREAM_EVENT_READABLE, None)
+    heard.tell(Work(60), "m", "y" * 900)
+    assert stream.written == b"x" * 1000 + b"y" * 900
+
+
+def test_a_guest_that_goes_on_saying_something_is_told_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels, "TOLD_AT_ONCE", 1000)
+    monkeypatch.setattr(channels, "TAKES_NOTHING_SECONDS", 30.0)
+    stream = Stream([])
+    heard = Channels(lambda _uuid: None)
+    host = Host(stream)
+    assert heard.listen(host, host, "m", "org.corral.progress", take_over=False)
+    before: list[int] = []
+
+    def speak(_pause: float) -> None:
+        before.append(len(stream.written))
+        stream.pieces.append(line() + b"\n")
+        stream.callback(stream, libvirt.VIR_STREAM_EVENT_READABLE, None)
+
+    def take(data: bytes) -> int:
+        stream.written += data
+        return len(data)
+
+    work = Work(60)
+    monkeypatch.setattr(work, "pause", speak)
+    monkeypatch.setattr(stream, "send", take)
+    heard.tell(work, "m", "x" * 10_000)
+    assert stream.written == b"x" * 10_000
+    assert before == [1000, 3000, 7000], "more at once, the longer it takes it"
 
 
 def test_what_a_guest_said_before_its_machine_was_reset_is_true_no_more() -> None:
