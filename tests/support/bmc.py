@@ -54,6 +54,7 @@ class Bmc:
             str, dict[str, Any]
         ] = {}  # what another make tells besides, by path; None: it tells no such thing
         self.quirks: frozenset[str] = frozenset()
+        self.wanted: dict[str, Any] = {}  # what an insert has to say -> how one is refused that does not
         self.unread: list[int] = []  # what it was answered where it could not read an image that it was to take
         self.cleaned: list[str] = []  # how guests were told to clean
         self.basic = 0  # requests that bore the password itself
@@ -244,6 +245,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _act(self, path: str, body: dict[str, Any]) -> None:
         name = path.rsplit(".", 1)[-1]
         code = 204
+        missing = next((one for one in self.bmc.wanted if one not in body), "") if name == "InsertMedia" else ""
+        if missing:
+            self._answer(400, self.bmc.wanted[missing])
+            return
         if (refused := self._refused(name, body)) is not None:
             self._answer(400, {"error": {"code": refused[0], "message": refused[1]}})
             return

@@ -39,12 +39,14 @@ def read(system: Any) -> Inventory:
     """What a system shows. Raises sushy's errors where it does not answer at all."""
     told = system.json
     amounts: dict[str, int] = {}
+    gpus, architecture, counted = _processors(system)
     summary = told.get("ProcessorSummary") or {}
-    if threads := summary.get("LogicalProcessorCount") or summary.get("CoreCount") or summary.get("Count"):
+    # Some tell in sum how many sockets there are, and of each socket how many threads.
+    threads = summary.get("LogicalProcessorCount") or counted or summary.get("CoreCount") or summary.get("Count")
+    if threads:
         amounts["vcpu"] = int(threads)
     if gib := (told.get("MemorySummary") or {}).get("TotalSystemMemoryGiB"):
         amounts["memory"] = int(float(gib) * GIB)
-    gpus, architecture = _processors(system)
     boot = told.get("Boot") or {}
     return Inventory(
         uuid=str(told.get("UUID") or "").lower(),
@@ -57,19 +59,21 @@ def read(system: Any) -> Inventory:
     )
 
 
-def _processors(system: Any) -> tuple[dict[str, int], str]:
+def _processors(system: Any) -> tuple[dict[str, int], str, int]:
+    """Its GPUs by model, its CPUs' architecture, and how many threads they have; 0 where it does not tell."""
     try:
         found = [one.json for one in system.processors.get_members()]
     except exceptions.SushyError:
-        return {}, "x86_64"  # it has no such list
+        return {}, "x86_64", 0  # it has no such list
     gpus: Counter[str] = Counter()
-    architecture = "x86_64"
+    architecture, threads = "x86_64", 0
     for one in found:
         if one.get("ProcessorType") == "GPU":
             gpus[f"gpu.{_UNFIT.sub('-', str(one.get('Model') or 'unknown')).strip('-')[:60] or 'unknown'}"] += 1
         elif one.get("ProcessorType") in ("CPU", None):
             architecture = _ARCHITECTURES.get(str(one.get("ProcessorArchitecture")), architecture)
-    return dict(gpus), architecture
+            threads += int(one.get("TotalThreads") or one.get("TotalCores") or 0)
+    return dict(gpus), architecture, threads
 
 
 def _secure_boot(system: Any) -> str:
