@@ -180,10 +180,22 @@ def archive_entries(inputs: Inputs) -> Iterator[tuple[str, int, bytes]]:
     for number, path in enumerate(inputs.container_modules):
         files[f"lib/modules/container/{number:02d}-{module_name(path.name)}.ko"] = (0o100644, read_module(path))
     laid = {str(path.relative_to(ROOTFS)): path for path in rootfs_files()}
-    for name, path in {**laid, "etc/corral/supervisor.sh": SUPERVISOR, **inputs.added}.items():
-        mode = 0o100755 if path.stat().st_mode & 0o100 else 0o100644
-        files[name] = (mode, path.read_bytes())
-    directories = {"proc", "sys", "dev", "run", "tmp", "etc"}
+    files |= read_files({**laid, "etc/corral/supervisor.sh": SUPERVISOR, **inputs.added})
+    yield from _in_order(files, {"proc", "sys", "dev", "run", "tmp", "etc"})
+
+
+def entries_of(added: Mapping[str, Path]) -> Iterator[tuple[str, int, bytes]]:
+    """As `archive_entries`, of these files alone: path in the guest -> file."""
+    yield from _in_order(read_files(added), set())
+
+
+def read_files(paths: Mapping[str, Path]) -> dict[str, tuple[int, bytes]]:
+    """Path in the guest -> (mode, content)."""
+    modes = {name: 0o100755 if path.stat().st_mode & 0o100 else 0o100644 for name, path in paths.items()}
+    return {name: (modes[name], path.read_bytes()) for name, path in paths.items()}
+
+
+def _in_order(files: Mapping[str, tuple[int, bytes]], directories: set[str]) -> Iterator[tuple[str, int, bytes]]:
     for name in files:
         directories |= {str(parent) for parent in Path(name).parents if str(parent) != "."}
     for name in sorted(directories):

@@ -10,7 +10,7 @@
 #   browser   Debian's Chromium and its driver, for the tests of the page
 #   promtool  promtool and Prometheus into .cache/tools, from Debian's package, without installing its service
 #   engine    llama.cpp's RPC server and a small head for the tests of a group that answers, built into .cache/serving
-#   metal     GRUB, OVMF and Debian's ordinary kernel (unpacked, not installed), and the guest of bare metal into .cache/metal
+#   metal     GRUB, OVMF and Debian's ordinary kernel, nvme-cli and hdparm (unpacked, not installed), and the guest of bare metal into .cache/metal
 #   registry  umoci and skopeo for the tests of container images, and docker-registry into .cache/tools, without installing its service
 #   mpi       Open MPI and an SSH server (unpacked, not installed) into .cache/mpi, for the test of the preset mpi
 #   packaging Helm, Kubernetes' schemas and hadolint for the tests of the packages, into .cache/tools
@@ -240,7 +240,7 @@ prepare_packaging() {
 
 # The kernel that knows network cards is unpacked alone: installed, it would be this machine's.
 prepare_metal() {
-    local directory
+    local directory package
     { command -v grub-mkrescue && command -v xorriso && command -v mformat; } >/dev/null &&
         [ -d /usr/lib/grub/i386-pc ] && [ -d /usr/lib/grub/x86_64-efi ] && [ -r /usr/share/OVMF/OVMF_CODE.fd ] ||
         apt_install grub-common grub-pc-bin grub-efi-amd64-bin xorriso mtools ovmf
@@ -256,7 +256,16 @@ prepare_metal() {
         mv "$directory"/content/lib/modules .cache/metal/root/lib/
         rm -rf "$directory"
     fi
-    python3 deploy/guest/metal.py .cache/metal --root .cache/metal/root
+    if [ ! -x .cache/metal/root/usr/sbin/nvme ] || [ ! -x .cache/metal/root/sbin/hdparm ]; then
+        say "fetching what has drives erase themselves"
+        directory=$(mktemp -d)
+        (cd "$directory" && tools() { apt-get -q download nvme-cli libnvme1 libjson-c5 libdbus-1-3 hdparm; } &&
+            { tools || { as_root apt-get -q update && tools; }; }) >.cache/metal.log 2>&1 ||
+            { tail -n 3 .cache/metal.log >&2; fail "nvme-cli and hdparm could not be fetched"; }
+        for package in "$directory"/*.deb; do dpkg-deb -x "$package" .cache/metal/root; done
+        rm -rf "$directory"
+    fi
+    python3 deploy/guest/metal.py .cache/metal --root .cache/metal/root --disk
 }
 
 prepare_promtool() {

@@ -35,7 +35,8 @@ _FIRMWARE = {
     ),
 }
 _DOMAIN = """
-<domain type='{virt}'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>1024</memory><vcpu>1</vcpu>
+<domain type='{virt}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+<name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>1024</memory><vcpu>1</vcpu>
 <os><type arch='x86_64' machine='{machine}'>hvm</type>{loader}<boot dev='hd'/></os>
 <features><acpi/><apic/></features>
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
@@ -43,8 +44,14 @@ _DOMAIN = """
 <target dev='{disk}' bus='{bus}'/></disk>
 <interface type='bridge'><mac address='{mac}'/><source bridge='br0'/><model type='{card}'/></interface>
 <serial type='file'><source path='/var/log/libvirt/{name}.log'/></serial>
-<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng></devices></domain>
+<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng></devices>{more}</domain>
 """
+# libvirt knows no emulated NVMe drive.
+_NVME = (
+    "<qemu:commandline><qemu:arg value='-drive'/>"
+    "<qemu:arg value='file={images}/{name}.nvme,if=none,id=nvme0,format=raw'/>"
+    "<qemu:arg value='-device'/><qemu:arg value='nvme,drive=nvme0,serial=one'/></qemu:commandline>"
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class Machine:
     directory: Path
     port: int
     hypervisor: Hypervisor
+    clean: str = "metadata"
 
     def entry(self, listener: str, report_url: str) -> str:
         """Its table of the configuration."""
@@ -66,8 +74,10 @@ class Machine:
             "system": self.uuid,
             "seed_url": listener,
             "report_url": report_url,
-            "clean_image": "metal",
+            "clean": self.clean,
         }
+        if self.clean != "none":
+            options["clean_image"] = "metal"
         told = "\n".join(f'{name} = "{value}"' for name, value in options.items())
         return (
             f'[[hosts]]\nname = "{self.name}"\nzone = "zone-1"\ndriver = "redfish"\ntransport = "tls"\n'
@@ -98,6 +108,11 @@ class Machine:
         """The file that its disk is."""
         return self.hypervisor.directory / IMAGES.lstrip("/") / f"{self.name}.raw"
 
+    @property
+    def nvme(self) -> Path:
+        """The file that its NVMe drive is, where it has one."""
+        return self.disk.with_suffix(".nvme")
+
     def drive(self) -> list[str]:
         """What is in its drive, by libvirt alone."""
         with closing(libvirt.open(self.hypervisor.uri)) as connection:
@@ -105,6 +120,14 @@ class Machine:
         return [
             part.split("'", 1)[0] for part in text.split("source file='")[1:] if ".raw'" not in part.split(">", 1)[0]
         ]
+
+    def volume(self) -> str:
+        """The label of what is in its drive; empty where nothing is."""
+        for path in self.drive():
+            with (self.hypervisor.directory / path.lstrip("/")).open("rb") as file:
+                file.seek(16 * 2048 + 40)  # ECMA-119, 8.4: the primary volume descriptor
+                return file.read(32).decode().strip()
+        return ""
 
     def console(self) -> str:
         """The end of what it wrote to its serial port."""
@@ -116,10 +139,23 @@ DISK_BYTES = 64 << 20
 
 
 @contextmanager
-def machines(lab: Lab, directory: Path, firmwares: Mapping[str, str], virt: str = "qemu") -> Iterator[list[Machine]]:
-    """Machines on the lab's last hypervisor: name -> `bios` or `uefi`, each switched off, with an empty disk."""
+def machines(
+    lab: Lab,
+    directory: Path,
+    firmwares: Mapping[str, str],
+    virt: str = "qemu",
+    *,
+    clean: str = "metadata",
+    nvme: bool = False,
+    system: Path | None = None,
+) -> Iterator[list[Machine]]:
+    """Machines on the lab's last hypervisor: name -> `bios` or `uefi`, each switched off, with an empty disk.
+
+    `clean`: between projects. `nvme`: with an NVMe drive besides. `system`: what is on the disk.
+    """
     hypervisor = lab[len(lab.hypervisors) - 1]
-    (hypervisor.directory / IMAGES.lstrip("/")).mkdir(parents=True, exist_ok=True)
+    place_of_images = hypervisor.directory / IMAGES.lstrip("/")
+    place_of_images.mkdir(parents=True, exist_ok=True)
     made: list[Machine] = []
     processes: list[subprocess.Popen[str]] = []
     with closing(libvirt.open(hypervisor.uri)) as connection:
@@ -131,18 +167,20 @@ def machines(lab: Lab, directory: Path, firmwares: Mapping[str, str], virt: str 
             for number, (name, firmware) in enumerate(firmwares.items(), start=1):
                 machine, loader, bus, disk, card = _FIRMWARE[firmware]
                 own, mac = str(uuid.uuid4()), f"52:54:00:77:00:{number:02x}"
-                with (hypervisor.directory / IMAGES.lstrip("/") / f"{name}.raw").open("wb") as file:
-                    file.truncate(DISK_BYTES)
+                for kind in ("raw", "nvme"):
+                    with (place_of_images / f"{name}.{kind}").open("wb") as file:
+                        file.write(system.read_bytes() if system is not None and kind == "raw" else b"")
+                        file.truncate(DISK_BYTES)
                 text = _DOMAIN.format(
                     virt=virt, name=name, uuid=own, machine=machine, loader=loader.format(name=name), images=IMAGES,
-                    disk=disk, bus=bus, mac=mac, card=card,
+                    disk=disk, bus=bus, mac=mac, card=card, more=_NVME.format(images=IMAGES, name=name) if nvme else "",
                 )  # fmt: skip
                 connection.defineXML(text)
                 place = directory / name
                 place.mkdir()
                 process, port = _bmc(place, hypervisor.uri)
                 processes.append(process)
-                made.append(Machine(name, own, mac, place, port, hypervisor))
+                made.append(Machine(name, own, mac, place, port, hypervisor, clean))
             yield made
         finally:
             for process in processes:

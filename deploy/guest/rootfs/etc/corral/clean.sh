@@ -46,12 +46,43 @@ wipe_metadata() {
     if blkdiscard -f "/dev/$1" 2> /dev/null || blkdiscard "/dev/$1" 2> /dev/null; then HOW="discard, and zeros at both ends"; else HOW="zeros at both ends"; fi
 }
 
-# All of it: by the drive's own secure discard, otherwise by zeros all over.
-wipe_all() {
-    if blkdiscard -s "/dev/$1" 2> /dev/null; then
-        HOW="secure discard"
+# A drive that was locked for an erase which the machine's power cut short is unlocked by the same word.
+ATA_WORD=corral
+
+# by_drive DISK: the drive's own command to erase all of it, also where no file can reach; 1: it has none that works.
+by_drive() {
+    case "$1" in
+        nvme*) command -v nvme > /dev/null && by_nvme "$1" && return 0 ;;
+        sd*) command -v hdparm > /dev/null && by_ata "$1" && return 0 ;;
+    esac
+    blkdiscard -s "/dev/$1" 2> /dev/null || return 1
+    HOW="secure discard"
+}
+
+# NVM Express, Format NVM, secure erase settings 1: user data erase.
+by_nvme() {
+    nvme format "/dev/$1" --ses=1 --force > "$RUN/erasing" 2>&1 || { log "$1: $(tail -n 1 "$RUN/erasing")"; return 1; }
+    HOW="NVMe format with erase of user data"
+}
+
+# ATA, Security Erase Unit. One that the firmware has frozen refuses it until its power was off.
+by_ata() {
+    hdparm -I "/dev/$1" > "$RUN/security" 2> /dev/null || return 1
+    if grep -q '^[[:space:]]*locked' "$RUN/security"; then hdparm --user-master u --security-unlock "$ATA_WORD" "/dev/$1" > /dev/null 2>&1; fi
+    grep -q '^[[:space:]]*not[[:space:]]*frozen' "$RUN/security" && grep -q 'SECURITY ERASE UNIT' "$RUN/security" || return 1
+    hdparm --user-master u --security-set-pass "$ATA_WORD" "/dev/$1" > "$RUN/erasing" 2>&1 || return 1
+    if hdparm --user-master u --security-erase "$ATA_WORD" "/dev/$1" >> "$RUN/erasing" 2>&1; then
+        HOW="ATA secure erase"
         return 0
     fi
+    log "$1: $(tail -n 1 "$RUN/erasing")"
+    hdparm --user-master u --security-disable "$ATA_WORD" "/dev/$1" > /dev/null 2>&1
+    return 1
+}
+
+# All of it: by the drive itself, otherwise by zeros all over.
+wipe_all() {
+    by_drive "$1" && return 0
     size=$(($(cat "/sys/block/$1/size") / 2048))
     done_mib=0
     while [ "$done_mib" -lt "$size" ]; do
@@ -63,7 +94,7 @@ wipe_all() {
     done
     # What is left of less than a MiB at the end.
     dd if=/dev/zero of="/dev/$1" bs=512 seek=$((size * 2048)) conv=fsync,notrunc 2> /dev/null
-    HOW="zeros all over"
+    HOW="zeros all over, since it has no erase of its own that works"
 }
 
 clean_machine() {

@@ -19,11 +19,36 @@ json_text() { printf '%s' "$1" | tr -d '\000-\037\177' | sed 's/\\/\\\\/g; s/"/\
 
 number_or() { case "$1" in '' | *[!0-9]*) echo "$2" ;; *) echo "$1" ;; esac; }
 
+# On bare metal that starts from its own disk they are files of a small volume in the BMC's virtual drive, which a USB
+# bus may show some seconds after its driver was loaded.
+copy_volume() {
+    tries=0
+    mkdir -p "$RUN/volume"
+    while [ "$tries" -le 60 ]; do
+        for drive in /dev/sr*; do
+            mount -t iso9660 -o ro "$drive" "$RUN/volume" 2> /dev/null || continue
+            if [ -r "$RUN/volume/machine" ]; then
+                cp "$RUN/volume"/* "$DOCUMENTS/"
+                umount "$RUN/volume"
+                return 0
+            fi
+            umount "$RUN/volume"
+        done
+        tries=$((tries + 1))
+        sleep 0.5
+    done
+    return 1
+}
+
 # The documents that the machine was started with, as files under $DOCUMENTS.
 unpack_documents() {
     mkdir -p "$DOCUMENTS"
     # On bare metal GRUB has laid them beside the first files.
-    if [ -d /seed ]; then mv /seed/* "$DOCUMENTS/"; fi
+    if [ -d /seed ]; then
+        mv /seed/* "$DOCUMENTS/"
+    elif [ ! -d "$FW_CFG" ] && grep -q iso9660 /proc/filesystems; then
+        copy_volume || log "no volume with documents is in the drive"
+    fi
     for entry in "$FW_CFG"/*.base64; do
         [ -r "$entry/raw" ] || continue
         name=${entry##*/}
