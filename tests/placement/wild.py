@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from placement.constraints import AtMost, Near, Scope, Selector, SpreadOver
-from placement.model import Cell, Host, Node, Request, Snapshot, Strategy
+from placement.constraints import Apart, AtMost, Near, Prefer, Scope, Selector, SpareHosts, SpreadOver, Within
+from placement.model import Cell, Devices, Host, Member, Node, Pool, Request, Snapshot, Strategy
 
 GIB = 1 << 30
 Build = Callable[[int, Strategy, int], tuple[Snapshot, Request]]
@@ -99,6 +99,56 @@ def models(size: int, strategy: Strategy, seed: int) -> tuple[Snapshot, Request]
     return Snapshot(hosts), Request((*nodes, stuck), strategy)
 
 
+def everything(size: int, strategy: Strategy, seed: int) -> tuple[Snapshot, Request]:
+    """All at once: NUMA cells, accelerators of one cell or partition, members with labels, hosts that are closed, held
+    or overcommitted, nodes that want a host alone, rules and wishes of every kind over sizes by the hundred."""
+    r = random.Random(seed)
+    hosts = []
+    for n, host in enumerate(sockets(size, strategy, seed)[0].hosts):
+        pools = tuple(Pool("gpu.a", 4, r.randint(0, 4), cell, r.choice(["", "x", "y"])) for cell in (0, 1))
+        members = tuple(
+            Member(f"m{n}-{k}", labels={"app": r.choice("abc")}, exclusive=r.random() < 0.02) for k in range(n % 4)
+        )
+        much = {"vcpu": host.capacity["vcpu"] + 1} if r.random() < 0.05 else {}
+        hosts.append(
+            replace(
+                host,
+                capacity={**host.capacity, "gpu.a": 8},
+                used={**host.used, "gpu.a": sum(pool.used for pool in pools), **much},
+                labels={"disk": f"d{n % 3}"},
+                schedulable=r.random() > 0.05,
+                members=members,
+                pools=pools,
+            )
+        )
+    nodes = []
+    for n, node in enumerate(sizes(120, seed)):
+        wants = Devices("gpu.a", 2, local=n % 3 == 0, joint=n % 3 == 1)
+        nodes.append(
+            replace(
+                node,
+                demand={**node.demand, "gpu.a": 2} if n % 4 == 0 else node.demand,
+                devices=(wants,) if n % 4 == 0 and n % 3 < 2 else (),
+                cells=1 + n % 2 if n % 3 == 0 else 0,
+                labels={"app": "abc"[n % 3]},
+                host_labels={"disk": ("d0", "d1")} if n % 5 == 0 else {},
+                exclusive=n % 40 == 7,
+                zone="z1" if n % 11 == 0 else None,
+            )
+        )
+    rules = (
+        AtMost(limit=max(3, 300 // max(1, size // 40)), scope=Scope.RACK),
+        AtMost(Selector(labels={"app": "a"}), 2),
+        SpreadOver(scope=Scope.RACK, minimum=min(4, size // 40)),
+        Apart(Selector(frozenset({"n0"})), Selector(labels={"app": "c"})),
+        Near(Selector(frozenset({"n1"})), Selector(frozenset({"n2"})), Scope.RACK),
+        Within(Selector(labels={"app": "b"}), Scope.ZONE, 2),
+        Prefer("disk", ("d0",), weight=3),
+        SpareHosts(1, weight=2),
+    )
+    return Snapshot(tuple(hosts)), Request(tuple(nodes), strategy, rules)
+
+
 FAMILIES: dict[str, Build] = {
-    build.__name__: build for build in (all_differ, few_sizes, ten_resources, sockets, ruled, models)
+    build.__name__: build for build in (all_differ, few_sizes, ten_resources, sockets, ruled, models, everything)
 }

@@ -67,16 +67,20 @@ class Balancer(Operator):
         dice = self.world.random
         self._requests += 1
         request = f"rebalance-{self._requests}"
-        wish = RebalanceWish("", "", dice.choice((1, 3, 10)), 1, 1)
-        leaves = dice.random() < 0.5
+        most, leaves = dice.choice((1, 3, 10)), dice.random() < 0.5
+        goal, advised = dice.choice(("even_load", "even_load", "free_hosts")), dice.random() < 0.2
+        wish = RebalanceWish("", "", most, 1, 1, goal, advised)
 
         async def run(replica: Replica) -> None:
             async with aclosing(replica.rebalancing.run(ME, wish, request)) as steps:
                 async for step in steps:
                     if step.plan is not None and step.plan.moves:
-                        self.world.stats["rebalances begun"] += 1
+                        self.world.stats["rebalances advised" if advised else "rebalances begun"] += 1
+                        self.world.stats["hosts to be freed"] += len(step.plan.plan.freed)
                         if leaves:
                             return
+                    if advised and step.instance is not None:
+                        self.world.observer.violated("I5", f"{step.instance.uuid} moves for what was only advised")
 
         self.world.note("rebalance", request)
         try:

@@ -46,6 +46,20 @@ ROOM_PLANTS: tuple[Plant, ...] = (
         "            pass\n",
         theme="balance",
     ),
+    one(
+        "members move for a rebalance that is only advised",
+        "service.app.rebalancing",
+        "plan.moves, now, now, advised=True)\n            rebalances.add(connection, advice)\n",
+        "plan.moves, now, now + 60_000, advised=True)\n            rebalancing.begin(connection, plan.groups, advice, now)\n",
+        theme="balance",
+    ),
+    one(
+        "members go to a host that is free so that another one becomes free",
+        "placement.modes.consolidate",
+        "if host.id not in freed and not standing.hosts[host.id].empty:",
+        "if host.id not in freed:",
+        theme="balance",
+    ),
     # --- rolls ---
     one(
         "a host of a roll counts as empty while somebody is on it",

@@ -29,8 +29,9 @@ class Rooms:
         plans = [json.loads(text)["plan"] for (text,) in self._rows("SELECT room FROM groups WHERE room IS NOT NULL")]
         plans = [plan for plan in plans if plan]
         moving = set(self._rows("SELECT uuid, room FROM instances WHERE move = 'going' AND room != ''"))
-        begun = self._rows("SELECT uuid FROM rebalances WHERE called_off_at = 0")
-        wanted = {plan["uuid"] for plan in plans} | {uuid for (uuid,) in begun}
+        rows = self._rows("SELECT uuid, body FROM rebalances WHERE called_off_at = 0")
+        begun = {uuid for uuid, body in rows if not json.loads(body)["advised"]}
+        wanted = {plan["uuid"] for plan in plans} | begun
         for uuid, room in sorted(moving):
             if uuid not in self._moving and room not in wanted | self._wanted:
                 yield f"member {uuid} begins to move for a room that nobody wants"
