@@ -150,5 +150,5 @@ def everything(size: int, strategy: Strategy, seed: int) -> tuple[Snapshot, Requ
 
 
 FAMILIES: dict[str, Build] = {
-    build.__name__: build for build in (all_differ, few_sizes, ten_resources, sockets, ruled, models, everything)
+    build.__name__: build for build in (all_differ, few_sizes, ten_resources, sockets, ruled, models)
 }

@@ -53,13 +53,6 @@ ROOM_PLANTS: tuple[Plant, ...] = (
         "plan.moves, now, now + 60_000, advised=True)\n            rebalancing.begin(connection, plan.groups, advice, now)\n",
         theme="balance",
     ),
-    one(
-        "members go to a host that is free so that another one becomes free",
-        "placement.modes.consolidate",
-        "if host.id not in freed and not standing.hosts[host.id].empty:",
-        "if host.id not in freed:",
-        theme="balance",
-    ),
     # --- rolls ---
     one(
         "a host of a roll counts as empty while somebody is on it",

@@ -1,0 +1,32 @@
+"""Where everything is asked at once of a large fleet, the deadline is kept, and what is answered is right."""
+
+from __future__ import annotations
+
+import pytest
+
+from placement.engine import place
+from placement.model import Status, Strategy
+from placement.problem.index import index_of
+from tests.placement.test_deadlines import Deadline, decided
+from tests.placement.wild import FAMILIES, all_differ, everything
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm() -> None:
+    """Solvers are loaded once a process, which is nobody's plan's time."""
+    place(*all_differ(20, Strategy.CLOSE, 0), stop=Deadline(1.0))
+    place(*FAMILIES["ruled"](100, Strategy.FEWEST_HOSTS, 0), stop=Deadline(0.5))
+
+
+@pytest.mark.parametrize("strategy", [Strategy.LEAST_LOST_VALUE, Strategy.SPREAD])
+def test_a_thousand_hosts_are_answered_in_time(strategy: Strategy) -> None:
+    snapshot, request = everything(1000, strategy, 1)
+    index_of(snapshot).parts()
+    # Where so much speaks against each other no answer may be there by then; a wrong one may not come.
+    assert decided(snapshot, request, 0.4).status in (Status.PLACED, Status.UNKNOWN)
+
+
+def test_four_hundred_hosts_are_answered_with_a_placement() -> None:
+    snapshot, request = everything(400, Strategy.LEAST_LOST_VALUE, 1)
+    index_of(snapshot).parts()
+    assert decided(snapshot, request, 4.0).status is Status.PLACED
