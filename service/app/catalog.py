@@ -18,8 +18,9 @@ from service.app.auditing import audited
 from service.app.etags import require_etag
 from service.app.paging import Page
 from service.domain.catalog import ModelService, RegisteredImage, disk_image, kernel_image
-from service.domain.presets import port_problems, ports_of, preset_of
+from service.domain.presets import port_problems, ports_of
 from service.domain.tenants import Caller
+from service.domain.weights import NO_COMMAND, starts
 from service.errors import AlreadyExists, InvalidArgument, NotFound, WrongState
 from service.signals import Signals
 from service.store import catalog, schema
@@ -307,10 +308,12 @@ def _with_ports(entry: ModelService) -> ModelService:
 
 
 def _require_command(entry: ModelService) -> None:
-    """A container image starts nothing by itself. Raises InvalidArgument (initial_command)."""
+    """A container image starts nothing by itself, and what an image starts by itself waits for no weights. Raises
+    InvalidArgument (initial_command, weights)."""
     container = entry.image.container
-    named = entry.initial_command or preset_of(entry.framework).leader_command
-    if container is not None and not (named or container.entrypoint or container.arguments):
+    if entry.weights_uri and not starts(entry):
+        raise InvalidArgument.of("weights", NO_COMMAND)
+    if container is not None and not starts(entry):
         told = f"is required: neither image {entry.image.name} nor the framework names a command"
         raise InvalidArgument.of("initial_command", told)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from service.config import schema
 from service.config.sections import Sections, known
-from service.domain import boot_files, environment
+from service.domain import boot_files, environment, weights
 from service.domain.catalog import Image, ModelService
 from service.domain.presets import port_problems, ports_of
 
@@ -126,10 +126,21 @@ class Catalogue:
             where = self._file.at("model_services", index)
             told = 'belongs to readiness_kind = "serial", which needs one'
             self._file.problems.append(f"{where}.readiness_line: {told}")
+        self._check_weights(self._file.at("model_services", index), section)
         ports = ports_of(section.framework, {str(role): port for role, port in section.ports.items()})
         self._file.tell(self._file.at("model_services", index), port_problems(section.framework, ports))
         values = section.model_dump(exclude={"image", "supported_metrics", "ports"})
-        return ModelService(image=image, supported_metrics=tuple(section.supported_metrics), ports=ports, **values)
+        made = ModelService(image=image, supported_metrics=tuple(section.supported_metrics), ports=ports, **values)
+        if made.weights_uri and not weights.starts(made):
+            where = self._file.at("model_services", index)
+            self._file.problems.append(f"{where}.weights_uri: weights {weights.NO_COMMAND}")
+        return made
+
+    def _check_weights(self, where: str, section: schema.ModelServiceSection) -> None:
+        if bool(section.weights_uri) != bool(section.weights_sha256):
+            self._file.problems.append(f"{where}.weights_sha256: weights_uri and weights_sha256 belong together")
+        elif section.weights_uri and (wrong := weights.problem(section.weights_uri)):
+            self._file.problems.append(f"{where}.weights_uri: {wrong}")
 
     def _check_environment(self, where: str, values: Mapping[str, str]) -> None:
         for name, wrong in environment.problems(values):

@@ -260,6 +260,8 @@ class ModelServiceSection(Section):
     canary_path: Annotated[str, Field(pattern=r"^(/[!-~]{0,1023})?$")] = ""
     canary_body: Line = ""
     canary_expect: Line = ""
+    weights_uri: Line = ""
+    weights_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     default_cpu: Annotated[int, Field(ge=1, le=4096)] = 1
     default_memory: Size = 1 << 30
     root_disk_size: Size = 0

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from service.contract.gpu_rules import cells_agree, gpu_violations, gpus_are_right
-from service.domain import ranks
+from service.domain import ranks, weights
 from service.domain.containers import is_reference
 from service.domain.fleet import MAX_RATIO, HostAddress
 from service.domain.network import NetworkWish, network_of
@@ -218,6 +218,11 @@ def _path_begins_with_slash(request: Any) -> Iterator[FieldViolation]:
         yield FieldViolation("readiness_check.timeout", told)
 
 
+def _weights_have_a_place(request: Any) -> Iterator[FieldViolation]:
+    if request.HasField("weights") and (wrong := weights.problem(request.weights.uri)):
+        yield FieldViolation("weights.uri", wrong)
+
+
 def _only_kernels_have_an_initrd(request: Any) -> Iterator[FieldViolation]:
     for name in ("initrd_file_name", "initrd_sha256"):
         if getattr(request, name) and request.format != "kernel":
@@ -363,12 +368,13 @@ _RULES: Mapping[str, Sequence[Rule]] = {
         _ratios_in_range,
         _policies_name_each_resource_once,
     ),
-    "corral.v1.CreateModelServiceRequest": (_variables_are_lines, _path_begins_with_slash),
+    "corral.v1.CreateModelServiceRequest": (_variables_are_lines, _path_begins_with_slash, _weights_have_a_place),
     "corral.v1.UpdateModelServiceRequest": (
         _mask_names(*_MODEL_SERVICE_FIELDS),
         _named_fields_are_not_empty("name", "image_uuid"),
         _variables_are_lines,
         _path_begins_with_slash,
+        _weights_have_a_place,
     ),
     "corral.v1.RegisterImageRequest": (_only_kernels_have_an_initrd,),
     "corral.v1.UploadImageRequest": (_only_uploaded_kernels_have_an_initrd,),

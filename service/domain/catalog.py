@@ -45,6 +45,7 @@ class ModelService:
     `readiness_line` to `serial`.
     `canary_*`: a request that rank 0 answers and a POSIX extended regular expression that a right answer matches; empty
     for none. An empty body is asked for by GET.
+    `weights_uri`, `weights_sha256`: the file of the model's weights, which guests fetch; empty: the image has them.
     `version` rises with every change; members name the one that they were admitted with.
 
     `model_service_type`: what it is for, in ZStack's words: `Endpoint`, `FineTune`, `ModelEval` or `App`.
@@ -81,6 +82,8 @@ class ModelService:
     canary_path: str = ""
     canary_body: str = ""
     canary_expect: str = ""
+    weights_uri: str = ""
+    weights_sha256: str = ""
     version: int = 0
     created_at: int = 0
     updated_at: int = 0

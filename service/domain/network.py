@@ -92,6 +92,10 @@ def network_of(wish: NetworkWish) -> tuple[Network, tuple[FieldViolation, ...]]:
             return Network(), wrong
         bounds.append(found)
     first, *more = [(str(low), str(high)) for low, high in bounds]
+    for index, text in enumerate(wish.reachable):
+        if ip_network(text, strict=False).version != subnet.version:
+            told = f"must be of IPv{subnet.version}, as subnet is, not {text}"
+            return Network(), (FieldViolation(f"reachable[{index}]", told),)
     wishes = wish.isolation or "auto", tuple(str(ip_network(text, strict=False)) for text in wish.reachable)
     return Network(wish.kind, wish.source, wish.subnet, wish.gateway, *first, tuple(more), *wishes), ()
 
@@ -114,7 +118,7 @@ def _attachment_violations(wish: NetworkWish) -> Iterator[FieldViolation]:
     for name in ("source", "subnet"):
         if getattr(wish, name) and not attached:
             yield FieldViolation(name, f"must be empty for kind {wish.kind}")
-    for name in ("gateway", "pool", "pools", "reachable"):
+    for name in ("gateway", "pool", "pools", "isolation", "reachable"):
         if getattr(wish, name) and not wish.subnet:
             yield FieldViolation(name, "must be empty where there is no subnet")
     if wish.pool and wish.pools:
@@ -130,12 +134,12 @@ def _wish_violations(wish: NetworkWish) -> Iterator[FieldViolation]:
             yield FieldViolation(name, f"must be at most {most}")
     for index, text in enumerate(wish.reachable):
         if not _is_network(text):
-            yield FieldViolation(f"reachable[{index}]", "must be an IPv4 address or network, such as 10.0.0.5/32")
+            yield FieldViolation(f"reachable[{index}]", "must be an IP address or network, such as 10.0.0.5/32")
 
 
 def _is_network(text: str) -> bool:
     try:
-        return ip_network(text, strict=False).version == 4
+        return bool(ip_network(text, strict=False))
     except ValueError:
         return False
 

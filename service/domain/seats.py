@@ -87,6 +87,8 @@ class Report:
     answered: int = -1
     restarts: int = 0
     rank: int = -1
+    weights: str = ""
+    fault: str = ""
     age: float = 0.0
 
 

@@ -200,7 +200,9 @@ class GuestReport:
     so that a report gets old without its guest being silent. `clash`: the hardware address of another machine that
     answers for its address. `boot_id`: names the boot that the guest is in, and is another one after each reset; empty
     of one that does not say. `endpoint`: the address beside its own that it has, empty for none; None of a guest that
-    takes none. `ailing`: (address as the guest has it, what ails it) of its devices that fail.
+    takes none. `ailing`: (address as the guest has it, what ails it) of its devices that fail. `weights`: bytes of
+    the model's weights that it has, or has checked, of how many (0: not known), and how many a second; None where it
+    fetches none now. `fault`: the word for why it can never start its engine, empty where it may.
     """
 
     stage: str
@@ -217,6 +219,8 @@ class GuestReport:
     boot_id: str = ""
     endpoint: str | None = None
     ailing: tuple[tuple[str, str], ...] = ()
+    weights: tuple[int, int, int] | None = None
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from service.errors import CorralError
 MOST_BYTES = 16 << 10
 _KIND = "application/octet-stream"
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
-_TEXTS = {"stage": 64, "detail": 512, "address": 64, "boot_id": 64}
+_TEXTS = {"stage": 64, "detail": 512, "address": 64, "boot_id": 64, "weights": 64, "fault": 32}
 _NUMBERS = ("epoch", "count", "answered", "restarts", "rank")
 _BEARER = "Bearer "
 

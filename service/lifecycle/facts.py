@@ -83,7 +83,8 @@ class Observed:
     hardware address of another machine that answers for the member's address; `boot_id`: which boot of its own it is
     in, empty where it does not say so now; `endpoint`: which address beside its own it has, None: it takes none;
     `reset_ms`: how long ago its host told of a reset, -1: not lately.
-    `last_lines`: what its machine said last, where it does not serve (`log_text.kept`).
+    `last_lines`: what its machine said last, where it does not serve (`log_text.kept`). `staging`: how far the weights
+    have come that it fetches now; `fault`: one of `domain.staging.FAULTS`, where it can never start its engine.
     """
 
     instance_uuid: str
@@ -103,6 +104,8 @@ class Observed:
     reset_ms: int = -1
     detail: str = ""
     last_lines: str = ""
+    staging: Staging | None = None
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,8 +180,11 @@ def _not_decided(group: Group, fact: NotDecided, now: int) -> Group:
 
 
 def _observed(group: Group, fact: Observed, now: int) -> Group:
-    group = caught_up(group, fact)
+    over = staging.refused(group, fact, now)
+    return over or _looked_at(staging.fetched(caught_up(group, fact), fact, now), fact, now)
 
+
+def _looked_at(group: Group, fact: Observed, now: int) -> Group:
     def observe(member: Instance) -> Instance:
         if member.uuid != fact.instance_uuid or member.attempt != fact.attempt or member.target_host_uuid:
             return member  # one host alone does not tell where a member is that moves live

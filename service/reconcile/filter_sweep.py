@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 
 from service.domain.fleet import Zone
-from service.domain.isolation import EVERYBODY, NWFILTER, GroupFilter, Isolation, isolation_of
+from service.domain.isolation import NWFILTER, GroupFilter, Isolation, isolation_of, let_loose
 from service.domain.network import Network
 from service.reconcile.monitor import HostMonitor
 from service.store import filters, fleet, groups
@@ -81,7 +81,7 @@ class FilterSweep:
         anew = [g for g in sorted(versions) if (k := known[g]) is None or k[:2] != (versions[g], rules)]
         for group in groups.load_many(connection, anew):
             # Where an operator holds nobody any more, those who run with a filter are let talk with everybody.
-            held = isolation_of(group, zone, zones) or Isolation(group.uuid, EVERYBODY, ())
+            held = isolation_of(group, zone, zones) or let_loose(group.uuid, zone.network)
             self._known[(group.uuid, zone.uuid)] = (group.version, rules, held)
         found = {g: self._known[(g, zone.uuid)][2] for g in versions}
         if len(self._known) > MOST_KNOWN:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from service.domain.groups import Instance, InstanceStatus
+from service.domain.staging import Staging
 from service.drivers.base import GuestReport, MachineState, ObservedMachine
 from service.lifecycle.facts import Fact, Observation, Observed
 
@@ -92,14 +93,16 @@ def _said(member: Instance, report: GuestReport) -> Observed:
         silent=silent,
         clash=report.clash,
         endpoint=report.endpoint,
+        staging=Staging("", *report.weights) if report.weights is not None and not silent else None,
         # Only what is heard now: another replica may have heard of a later boot since.
         boot_id=report.boot_id if report.received_at >= report.heard_since else "",
     )
     if report.stage == READY and not silent:
         return replace(said, observation=Observation.READY)
     if report.stage == FAILED and not silent:
-        told = f"its guest has given its engine up: {report.detail}"
-        return replace(said, observation=Observation.GIVEN_UP, reason=told)
+        does = "starts no engine" if report.fault else "has given its engine up"
+        told = f"its guest {does}: {report.detail}"
+        return replace(said, observation=Observation.GIVEN_UP, reason=told, fault=report.fault)
     if silent:
         said = replace(said, reason=f"its guest has said nothing for {SILENT_SECONDS:.0f} s")
     elif member.status is InstanceStatus.RUNNING:

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The supervisor of one member: hosts, network, gate, engine, readiness, canary. Its reports go up the progress channel,
-# and down the same channel it is told of a new start of the group, with the documents of that start.
+# The supervisor of one member: hosts, network, weights, gate, engine, readiness, canary. Its reports go up the progress
+# channel, and down the same channel it is told of a new start of the group, with the documents of that start.
 #
 # One file for every guest: a cloud image's service manager or the small guest's process 1 starts it, and it ends with
 # the machine. It needs a POSIX shell with the usual small programs, and busybox or python3 to tell its peers where it
@@ -8,12 +8,15 @@
 #
 # CORRAL_DOCUMENTS: the directory of the documents. CORRAL_RUN: where state is kept. CORRAL_CHANNEL: the progress port.
 # CORRAL_LOG_PORT: where the engine's words go. CORRAL_HOSTS_FILE: the hosts file. CORRAL_RUNNER: what runs a line for a
-# shell, in a session of its own. Each has a default; tests set them, and the default guest the last one.
+# shell, in a session of its own. CORRAL_WEIGHTS: where the model's weights are kept. Each has a default; tests set them,
+# and the default guest the last two.
 PATH=${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}
 RUN=${CORRAL_RUN:-/run/corral}
 DOCUMENTS=${CORRAL_DOCUMENTS:-$RUN/facts}
 HOSTS_FILE=${CORRAL_HOSTS_FILE:-/etc/hosts}
 RUNNER=${CORRAL_RUNNER:-setsid /bin/sh -c}
+# It stays while the machine has its disk: what was fetched is there after a start in place, and after a crash.
+WEIGHTS=${CORRAL_WEIGHTS:-/var/lib/corral/weights}
 PORT_NAME=org.corral.progress
 LOG_PORT_NAME=org.corral.log
 FW_CFG=/sys/firmware/qemu_fw_cfg/by_name/opt/org.corral
@@ -91,8 +94,9 @@ publish() {
     COUNT=$((COUNT + 1))
     age=-1
     [ -z "$ANSWERED_AT" ] || age=$(($(now) - ANSWERED_AT))
-    printf '{"v":1,"stage":"%s","detail":"%s","epoch":%d,"address":"%s","rank":%d,"count":%d,"answered":%d,"restarts":%d,"clash":"%s","boot_id":"%s","endpoint":"%s","ailing":"%s"}\n' \
+    printf '{"v":1,"stage":"%s","detail":"%s","epoch":%d,"address":"%s","rank":%d,"count":%d,"answered":%d,"restarts":%d,"clash":"%s","boot_id":"%s","endpoint":"%s","ailing":"%s","weights":"%s","fault":"%s"}\n' \
         "$STAGE" "$DETAIL" "${CORRAL_GROUP_EPOCH:-0}" "$ADDRESS" "${CORRAL_NODE_RANK:-0}" "$COUNT" "$age" "$RESTARTS" "$CLASH" "$BOOT_ID" "$HELD" "$AILING" \
+        "$FAR" "$FAULT" \
         > "$RUN/report.new"
     mv "$RUN/report.new" "$RUN/report"
     listens=false
@@ -248,34 +252,68 @@ have_endpoint() {
     [ -n "$INTERFACE" ] || return 0
     wanted=${CORRAL_ENDPOINT_ADDRESS:-}
     [ ! -r "$RUN/told" ] || wanted=$(cat "$RUN/told")
-    case "$wanted" in *[!0-9.]*) return 0 ;; esac
+    case "$wanted" in *[!0-9a-f.:]*) return 0 ;; esac
     [ "$wanted" != "$HELD" ] || return 0
-    [ -z "$HELD" ] || ip address del "$HELD/32" dev "$INTERFACE" 2> /dev/null
+    [ -z "$HELD" ] || ip address del "$HELD/$(longest "$HELD")" dev "$INTERFACE" 2> /dev/null
     HELD=
     if [ -n "$wanted" ]; then
-        ip address add "$wanted/32" dev "$INTERFACE" 2> /dev/null || holds_address "$wanted" || return 0
+        take_address "$wanted" || holds_address "$wanted" || return 0
         HELD=$wanted
         announce "$wanted" &
     fi
     publish
 }
 
-holds_address() { ip -o addr show dev "$INTERFACE" 2> /dev/null | grep -qF " $1/32 "; }
+longest() { case "$1" in *:*) echo 128 ;; *) echo 32 ;; esac; }
+
+# One of IPv6 is the member's at once where this says so itself; otherwise its kernel asks first who has it, and says it then.
+take_address() {
+    case "$1" in
+        *:*)
+            if command -v python3 > /dev/null 2>&1; then
+                ! ip address add "$1/128" dev "$INTERFACE" nodad 2> /dev/null || return 0
+            else
+                echo 1 2> /dev/null > "/proc/sys/net/ipv6/conf/$INTERFACE/ndisc_notify"
+            fi
+            ;;
+    esac
+    ip address add "$1/$(longest "$1")" dev "$INTERFACE" 2> /dev/null
+}
+
+holds_address() { ip -o addr show dev "$INTERFACE" 2> /dev/null | grep -qF " $1/$(longest "$1") "; }
+
+# What ARP and, of IPv6, neighbour discovery (RFC 4861) need to be spoken by hand: `line`, `own`, `address`, and frames.
+NEIGHBOURS='import socket, sys, time
+device, six = sys.argv[1], ":" in sys.argv[2]
+address = socket.inet_pton(socket.AF_INET6 if six else socket.AF_INET, sys.argv[2])
+line = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD if six else 0x0806))
+line.bind((device, 0x86DD if six else 0x0806))
+own = line.getsockname()[4]
+def icmp(source, target, body):
+    # To a group of hosts, whose hardware address follows from it.
+    total = source + target + len(body).to_bytes(4, "big") + bytes([0, 0, 0, 58]) + body
+    total = sum(int.from_bytes(total[i : i + 2], "big") for i in range(0, len(total), 2))
+    total = (total & 0xFFFF) + (total >> 16)
+    body = body[:2] + (~(total + (total >> 16)) & 0xFFFF).to_bytes(2, "big") + body[4:]
+    head = bytes.fromhex("60000000") + len(body).to_bytes(2, "big") + bytes([58, 255])
+    return bytes.fromhex("3333") + target[12:] + own + bytes.fromhex("86dd") + head + source + target + body
+def arp(sender, target):
+    return b"\377" * 6 + own + bytes.fromhex("0806000108000604" "0001") + own + sender + bytes(6) + target
+'
 
 # Neighbours learn at once who has the address now, instead of after their entries expire. Said more than once, since
 # nobody acknowledges it.
 announce() {
     trap - TERM INT
     if command -v python3 > /dev/null 2>&1; then
-        exec python3 -c 'import socket, sys, time
-device, address = sys.argv[1], socket.inet_aton(sys.argv[2])
-line = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-line.bind((device, 0))
-own = line.getsockname()[4]
+        exec python3 -c "$NEIGHBOURS"'
+everybody = bytes.fromhex("ff02") + bytes(13) + bytes([1])
+news = bytes.fromhex("8800000020000000") + address + bytes([2, 1]) + own
 for _ in range(5):
-    line.send(b"\377" * 6 + own + bytes.fromhex("0806000108000604" "0001") + own + address + bytes(6) + address)
+    line.send(icmp(address, everybody, news) if six else arp(address, address))
     time.sleep(0.5)' "$INTERFACE" "$1" > /dev/null 2>&1 < /dev/null
     fi
+    case "$1" in *:*) exit 0 ;; esac
     tell=arping
     command -v arping > /dev/null 2>&1 || tell='busybox arping'
     exec $tell -U -c 5 -I "$INTERFACE" "$1" > /dev/null 2>&1 < /dev/null
@@ -346,20 +384,27 @@ await_network() {
         sleep 0.5
         INTERFACE=$(interface_of "$pattern")
     done
+    # Of IPv6 nobody can use an address that its kernel still asks for, or has found to be somebody else's.
+    while ip -o addr show dev "$INTERFACE" 2> /dev/null | grep -F " $ADDRESS/" | grep -q tentative; do
+        stage network "address $ADDRESS is not this machine's yet: its kernel looks whether another machine has it"
+        sleep 0.3
+    done
 }
 
 # Who answers for the planned address, as hardware addresses in brackets. Of arping there is more than one: what prints
 # no such address tells nothing.
 ask_address() {
     if command -v python3 > /dev/null 2>&1; then
-        exec python3 -c 'import socket, sys, time
-device, address = sys.argv[1], socket.inet_aton(sys.argv[2])
-line = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
-line.bind((device, 0x0806))
-own = line.getsockname()[4]
-probe = b"\377" * 6 + own + bytes.fromhex("0806000108000604" "0001") + own + bytes(10) + address
+        exec python3 -c "$NEIGHBOURS"'
+nobody = bytes(len(address))
+group = bytes.fromhex("ff02") + bytes(9) + bytes.fromhex("01ff") + address[-3:]
+question = icmp(nobody, group, bytes.fromhex("8700000000000000") + address) if six else arp(nobody, address)
+def answers(frame):
+    if six:
+        return (frame[20], frame[54], frame[62:78]) == (58, 136, address)
+    return frame[28:32] == address
 for _ in range(2):
-    line.send(probe)
+    line.send(question)
     end = time.monotonic() + 1.5
     while (left := end - time.monotonic()) > 0:
         line.settimeout(left)
@@ -367,21 +412,21 @@ for _ in range(2):
             frame = line.recv(128)
         except OSError:
             break
-        if frame[28:32] == address and frame[22:28] != own:
-            sys.exit(print("[" + frame[22:28].hex(":") + "]"))' "$INTERFACE" "$ADDRESS"
+        if len(frame) > 41 and (not six or len(frame) > 77) and answers(frame) and frame[6:12] != own:
+            sys.exit(print("[" + frame[6:12].hex(":") + "]"))' "$INTERFACE" "$ADDRESS"
     fi
+    case "$ADDRESS" in *:*) return 0 ;; esac
     ask=arping
     command -v arping > /dev/null 2>&1 || ask='busybox arping'
     $ask -D -c 2 -w 3 -I "$INTERFACE" "$ADDRESS"
 }
 
-# Asks the network who else has the planned address, where a tool for that is here: ARP, from no address, as one does
-# before one takes an address; every 60 turns of the main loop, half a minute. In the background, since an answer is waited for; `CLASH` is the other's hardware address.
+# Asks the network who else has the planned address, where a tool for that is here (of IPv6: python3): from no address, as one
+# does before one takes an address; every 60 turns of the main loop, half a minute. In the background, since an answer is waited for; `CLASH` is the other's hardware address.
 look_for_clash() {
     [ ! -r "$RUN/clash" ] || CLASH=$(cat "$RUN/clash")
     TURNS=$((TURNS + 1))
     [ $((TURNS % ${CORRAL_CLASH_TURNS:-60})) -eq 1 ] && [ -n "$INTERFACE" ] || return 0
-    case "$ADDRESS" in *:*) return 0 ;; esac
     (
         trap - TERM INT
         exec 3>&-
@@ -450,6 +495,230 @@ pass_gate() {
         rest 0.3
         heed && new_run
         follow_leader
+    done
+}
+
+# --- the model's weights ---------------------------------------------------------------------------------------------
+
+# One file, by its URL and its digest. It is fetched into `part`, on from where that ends, and has its name only once its
+# digest was right; in a later boot it is read again, since a disk may have changed under it.
+stage_weights() {
+    [ -n "${CORRAL_WEIGHTS_URI:-}" ] || return 0
+    end_bringer
+    place_weights
+    [ "$(cat "$RUN/weights" 2> /dev/null)" != "$CORRAL_WEIGHTS_SHA256" ] || [ ! -f "$CORRAL_WEIGHTS_PATH" ] || return 0
+    if [ -f "$CORRAL_WEIGHTS_PATH" ]; then
+        wc -c < "$CORRAL_WEIGHTS_PATH" > "$kept/size"
+        mv "$CORRAL_WEIGHTS_PATH" "$kept/part"
+    fi
+    until [ -f "$CORRAL_WEIGHTS_PATH" ]; do
+        bring_weights
+    done
+    echo "$CORRAL_WEIGHTS_SHA256" > "$RUN/weights"
+    FAR=
+}
+
+# Where they go, and nothing else: another model's are of no use to this machine any more.
+place_weights() {
+    source=${CORRAL_WEIGHTS_URI%%[?#]*}
+    name=${source##*/}
+    case "$name" in '' | .* | part | size | *[!A-Za-z0-9._-]*) name=weights ;; esac
+    kept=$WEIGHTS/$CORRAL_WEIGHTS_SHA256
+    export CORRAL_WEIGHTS_PATH="$kept/$name"
+    until mkdir -p "$kept"; do stage staging "there is no place for weights at $kept"; rest_weights 2; done
+    for other in "$WEIGHTS"/*; do
+        [ "$other" = "$kept" ] || rm -rf "$other"
+    done
+    TOTAL=
+    WAITS=1
+}
+
+# What a supervisor before this one has left behind would write into the same file.
+end_bringer() {
+    read -r pid began < "$RUN/bringer" || return 0
+    [ "$(begun_at "$pid")" != "$began" ] || kill_tree "$pid"
+} 2> /dev/null
+
+# When a process began, in ticks since the boot.
+begun_at() { sed 's/.*) //' "/proc/$1/stat" | cut -d' ' -f20; }
+
+# One try: fetches what is missing, and looks at the digest of what is there then.
+bring_weights() {
+    whole=
+    [ -s "$kept/part" ] || whole=begun
+    # One that had come whole before is not given again, which is an error to most programs.
+    TOTAL=$(cat "$kept/size" 2> /dev/null)
+    [ "$(part_size)" = "$TOTAL" ] || fetch_weights || return 0
+    rm -f "$kept/size"
+    digest_weights
+    if [ "$FOUND" = "$CORRAL_WEIGHTS_SHA256" ]; then
+        sync
+        mv "$kept/part" "$CORRAL_WEIGHTS_PATH"
+        return 0
+    fi
+    if [ -z "$FOUND" ]; then
+        stage staging "the weights cannot be checked: neither sha256sum nor python3 could read them"
+        rest_weights 5
+        return 0
+    fi
+    rm -f "$kept/part"
+    # What was fetched in pieces may be of two files; what came whole is what its server has.
+    [ -n "$whole" ] || return 0
+    refuse_weights WEIGHTS_MISMATCH "the weights of $source have the SHA-256 $FOUND, not $CORRAL_WEIGHTS_SHA256"
+}
+
+part_size() { wc -c 2> /dev/null < "$kept/part" || echo 0; }
+
+# Bytes of all of it, by the headers of the answer that comes in; nothing where they do not say.
+weights_size() {
+    said=$(tr -d '\r' < "$RUN/headers" 2> /dev/null)
+    all=$(printf '%s\n' "$said" | sed -n 's|^ *[Cc]ontent-[Rr]ange: *bytes .*/\([0-9][0-9]*\)$|\1|p' | tail -n 1)
+    # Of redirects there may be several answers, the last one of which is the file's.
+    [ -n "$all" ] || all=$(printf '%s\n' "$said" | sed -n 's/^ *[Cc]ontent-[Ll]ength: *\([0-9][0-9]*\)$/\1/p' | tail -n 1)
+    [ "${all:-0}" -eq 0 ] || echo "$all"
+}
+
+note_size() {
+    [ -s "$RUN/headers" ] || return 0
+    TOTAL=$(weights_size)
+    [ -z "$TOTAL" ] || echo "$TOTAL" > "$kept/size"
+}
+
+has_room() {
+    free=$(df -Pk "$kept" 2> /dev/null | sed -n '2s/.* \([0-9][0-9]*\)  *[0-9]*%.*/\1/p')
+    [ -z "$TOTAL" ] || [ -z "$free" ] || [ $(((TOTAL - $(part_size)) / 1024)) -le "$free" ]
+}
+
+# Goes on from where `part` ends, as far as it comes. Fails where that is not the end. The URL, which may be as good as a
+# password, stands in no command line where the program can do without.
+fetch_weights() {
+    size=$(part_size)
+    : > "$RUN/headers"
+    (
+        trap - TERM INT
+        exec 3>&-
+        if command -v curl > /dev/null 2>&1; then
+            printf 'url = "%s"\n' "$CORRAL_WEIGHTS_URI" |
+                curl -sfL -C - --connect-timeout 20 -D "$RUN/headers" -o "$kept/part" -K -
+        elif command -v wget > /dev/null 2>&1; then
+            wget -q -S -c -O "$kept/part" "$CORRAL_WEIGHTS_URI" 2> "$RUN/headers"
+        else
+            python3 -c 'import os, sys, urllib.request as u
+there = os.path.getsize(sys.argv[1]) if os.path.exists(sys.argv[1]) else 0
+url = os.environ["CORRAL_WEIGHTS_URI"]
+answer = u.urlopen(u.Request(url, headers={"Range": "bytes=%d-" % there} if there else {}), timeout=60)
+with open(sys.argv[2], "w") as headers:
+    headers.write(str(answer.headers))
+with open(sys.argv[1], "ab" if answer.status == 206 else "wb", 0) as file:
+    while piece := answer.read1(1 << 20):
+        file.write(piece)' "$kept/part" "$RUN/headers"
+        fi
+    ) > /dev/null 2>&1 < /dev/null &
+    BRINGER=$!
+    watch_weights part_size "fetching the weights from $source"
+    status=$?
+    after=$(part_size)
+    if ! has_room; then
+        refuse_weights WEIGHTS_NO_ROOM "the weights of $source take $TOTAL bytes, and $kept has room for $((free * 1024 + after))"
+        return 1
+    fi
+    if [ -n "$TOTAL" ]; then [ "$after" -ne "$TOTAL" ] || return 0; else [ "$status" -ne 0 ] || return 0; fi
+    if [ "$after" -gt "$size" ]; then
+        WAITS=1
+    elif [ "$status" -eq 33 ] || [ -z "$TOTAL" ] || [ "$after" -gt "$TOTAL" ]; then
+        # It cannot be gone on with from there (33, as curl says), or is more than there is to be.
+        rm -f "$kept/part" "$kept/size"
+    fi
+    stage staging "the weights come no further from $source: $after${TOTAL:+ of $TOTAL} bytes are here (status $status); again in $WAITS s"
+    rest_weights "$WAITS"
+    WAITS=$((WAITS * 2 > MOST_PAUSE ? MOST_PAUSE : WAITS * 2))
+    return 1
+}
+
+# Waits for the process `BRINGER` and tells every few seconds how far it is, which `$1` says in bytes; `$2`: what it does.
+# One that comes no further for a minute, or has no room, is ended. Fails as it does.
+watch_weights() {
+    echo "$BRINGER $(begun_at "$BRINGER")" > "$RUN/bringer"
+    began=$(hundredths)
+    from=$($1)
+    from=${from:-0}
+    far=$from
+    moved=$(now)
+    told=0
+    while runs "$BRINGER"; do
+        if [ $(($(now) - told)) -ge "${CORRAL_NEWS_SECONDS:-5}" ]; then
+            told=$(now)
+            [ "$($1)" = "$far" ] || moved=$told
+            far=$($1)
+            note_size
+            spent=$(($(hundredths) - began))
+            FAR="$far ${TOTAL:-0} $(((far - from) * 100 / (spent > 0 ? spent : 1)))"
+            stage staging "$2"
+            { [ $((told - moved)) -lt 60 ] && has_room; } || kill_tree "$BRINGER"
+        else
+            publish
+        fi
+        sleep 0.3 &
+        wait "$!"
+    done
+    rm -f "$RUN/bringer"
+    note_size
+    wait "$BRINGER"
+    status=$?
+    BRINGER=
+    return "$status"
+}
+
+# The process and those that it has started.
+kill_tree() {
+    for child in $(cat "/proc/$1/task/$1/children" 2> /dev/null); do kill_tree "$child"; done
+    kill "$1" 2> /dev/null
+}
+
+# The SHA-256 of `part`, into `FOUND`.
+digest_weights() {
+    TOTAL=$(part_size)
+    rm -f "$RUN/headers"
+    (
+        trap - TERM INT
+        exec 3>&-
+        if command -v sha256sum > /dev/null 2>&1; then
+            exec sha256sum
+        fi
+        exec python3 -c 'import hashlib, sys
+found = hashlib.sha256()
+while piece := sys.stdin.buffer.read(1 << 20):
+    found.update(piece)
+print(found.hexdigest())'
+    ) < "$kept/part" > "$RUN/digest" 2> /dev/null &
+    BRINGER=$!
+    watch_weights bytes_read "checking the weights"
+    FOUND=$(cut -d' ' -f1 "$RUN/digest")
+}
+
+# How far the digest has come, by the position in its file.
+bytes_read() { sed -n 's/^pos:[[:space:]]*//p' "/proc/$BRINGER/fdinfo/0" 2> /dev/null || echo 0; }
+
+# Nothing is started with what is not as it is to be, before the group starts anew and says other things.
+refuse_weights() {
+    FAULT=$1
+    FAR=
+    stage failed "$2"
+    until heed; do
+        publish
+        sleep 1 &
+        wait "$!"
+    done
+    FAULT=
+    place_weights
+}
+
+rest_weights() {
+    until=$(($(now) + $1))
+    while [ "$(now)" -lt "$until" ]; do
+        publish
+        sleep 0.5 &
+        wait "$!"
     done
 }
 
@@ -844,6 +1113,9 @@ main() {
     PASSED=0
     LOOKER=
     LOOKS_AT=0
+    BRINGER=
+    FAR=
+    FAULT=
     mkdir -p "$RUN/www"
     chmod 700 "$RUN"
     SLEEPER=
@@ -868,6 +1140,7 @@ main() {
     have_endpoint
     tell_peers &
     TELLER=$!
+    stage_weights
     pass_gate
     if [ -n "${CORRAL_ENGINE_COMMAND:-}" ]; then start_engine; else STARTED_AT=$(now); fi
     while :; do
@@ -979,6 +1252,7 @@ stuck() {
 ending() {
     trap '' TERM INT
     [ -z "$LOOKER" ] || kill -KILL "-$LOOKER" 2> /dev/null
+    [ -z "$BRINGER" ] || kill_tree "$BRINGER"
     stage stopping "asked to end"
     stop_engine 50
     pass_on

@@ -88,6 +88,7 @@ class ModelService(_message.Message):
     CREATE_DATE_FIELD_NUMBER: _builtins.int
     LAST_OP_DATE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -152,6 +153,10 @@ class ModelService(_message.Message):
     def last_op_date(self) -> _timestamp_pb2.Timestamp:
         """When it was last changed."""
 
+    @_builtins.property
+    def weights(self) -> Global___Weights:
+        """The file of the model's weights, which each machine fetches. Unset where the image has them."""
+
     def __init__(
         self,
         *,
@@ -177,14 +182,49 @@ class ModelService(_message.Message):
         create_date: _timestamp_pb2.Timestamp | None = ...,
         last_op_date: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        weights: Global___Weights | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date", "readiness_check", b"readiness_check"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "last_op_date", b"last_op_date", "readiness_check", b"readiness_check", "weights", b"weights"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_timeout", b"boot_timeout", "create_date", b"create_date", "default_cpu_num", b"default_cpu_num", "default_memory_size", b"default_memory_size", "description", b"description", "environment_variables", b"environment_variables", "etag", b"etag", "framework", b"framework", "image_uuid", b"image_uuid", "initial_command", b"initial_command", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_uuid", b"model_uuid", "name", b"name", "ports", b"ports", "readiness_check", b"readiness_check", "root_disk_size", b"root_disk_size", "stop_grace", b"stop_grace", "support_metrics", b"support_metrics", "uuid", b"uuid", "worker_command", b"worker_command", "workers_first", b"workers_first"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_timeout", b"boot_timeout", "create_date", b"create_date", "default_cpu_num", b"default_cpu_num", "default_memory_size", b"default_memory_size", "description", b"description", "environment_variables", b"environment_variables", "etag", b"etag", "framework", b"framework", "image_uuid", b"image_uuid", "initial_command", b"initial_command", "last_op_date", b"last_op_date", "model_service_type", b"model_service_type", "model_uuid", b"model_uuid", "name", b"name", "ports", b"ports", "readiness_check", b"readiness_check", "root_disk_size", b"root_disk_size", "stop_grace", b"stop_grace", "support_metrics", b"support_metrics", "uuid", b"uuid", "weights", b"weights", "worker_command", b"worker_command", "workers_first", b"workers_first"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelService: _TypeAlias = ModelService  # noqa: Y015
+
+@_typing.final
+class Weights(_message.Message):
+    """The file of a model's weights. Each machine fetches it before its engine starts, on from where an earlier try broke off, and
+    checks it; the engine finds its path in `CORRAL_WEIGHTS_PATH`. The machine's time to come up does not run while bytes
+    come. Weights that are to be on a host before its machines start are part of an image instead.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """Where the machines fetch it: `http://` or `https://`, without user, password, query and fragment, since whoever sees the
+    model service sees it, at most 1024 characters. Machines that are kept to their group reach it beyond their gateway, or
+    where their zone's `reachable` names it.
+    """
+    sha256: _builtins.str
+    """The SHA-256 digest of the file, 64 hexadecimal digits. Machines that find another one start no engine; a group that has not
+    served yet ends with the reason `WEIGHTS_MISMATCH`, or `WEIGHTS_NO_ROOM` where its disk is too small for the file.
+    """
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Weights: _TypeAlias = Weights  # noqa: Y015
 
 @_typing.final
 class ReadinessCheck(_message.Message):
@@ -417,6 +457,7 @@ class CreateModelServiceRequest(_message.Message):
     SUPPORT_METRICS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
     resource_uuid: _builtins.str
     """The UUID that it shall have. Empty means a new one."""
     name: _builtins.str
@@ -476,6 +517,12 @@ class CreateModelServiceRequest(_message.Message):
     def support_metrics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the metrics that members offer."""
 
+    @_builtins.property
+    def weights(self) -> Global___Weights:
+        """The file of the model's weights, which each machine fetches. Absent means that the image has them. It needs a start
+        command: of this, of the framework or of the container image.
+        """
+
     def __init__(
         self,
         *,
@@ -499,10 +546,11 @@ class CreateModelServiceRequest(_message.Message):
         support_metrics: _abc.Iterable[_builtins.str] | None = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        weights: Global___Weights | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["readiness_check", b"readiness_check"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["readiness_check", b"readiness_check", "weights", b"weights"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_timeout", b"boot_timeout", "default_cpu_num", b"default_cpu_num", "default_memory_size", b"default_memory_size", "description", b"description", "environment_variables", b"environment_variables", "framework", b"framework", "image_uuid", b"image_uuid", "initial_command", b"initial_command", "model_uuid", b"model_uuid", "name", b"name", "ports", b"ports", "readiness_check", b"readiness_check", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "root_disk_size", b"root_disk_size", "stop_grace", b"stop_grace", "support_metrics", b"support_metrics", "validate_only", b"validate_only", "worker_command", b"worker_command", "workers_first", b"workers_first"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_timeout", b"boot_timeout", "default_cpu_num", b"default_cpu_num", "default_memory_size", b"default_memory_size", "description", b"description", "environment_variables", b"environment_variables", "framework", b"framework", "image_uuid", b"image_uuid", "initial_command", b"initial_command", "model_uuid", b"model_uuid", "name", b"name", "ports", b"ports", "readiness_check", b"readiness_check", "request_id", b"request_id", "resource_uuid", b"resource_uuid", "root_disk_size", b"root_disk_size", "stop_grace", b"stop_grace", "support_metrics", b"support_metrics", "validate_only", b"validate_only", "weights", b"weights", "worker_command", b"worker_command", "workers_first", b"workers_first"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -699,6 +747,7 @@ class UpdateModelServiceRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The model service's UUID."""
     name: _builtins.str
@@ -762,6 +811,10 @@ class UpdateModelServiceRequest(_message.Message):
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Which of the fields above to change. Empty means those that are not empty."""
 
+    @_builtins.property
+    def weights(self) -> Global___Weights:
+        """The file of the model's weights, which each machine fetches. Named by the mask and absent, the image has them."""
+
     def __init__(
         self,
         *,
@@ -786,10 +839,11 @@ class UpdateModelServiceRequest(_message.Message):
         update_mask: _field_mask_pb2.FieldMask | None = ...,
         etag: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        weights: Global___Weights | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["readiness_check", b"readiness_check", "update_mask", b"update_mask"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["readiness_check", b"readiness_check", "update_mask", b"update_mask", "weights", b"weights"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_timeout", b"boot_timeout", "default_cpu_num", b"default_cpu_num", "default_memory_size", b"default_memory_size", "description", b"description", "environment_variables", b"environment_variables", "etag", b"etag", "framework", b"framework", "image_uuid", b"image_uuid", "initial_command", b"initial_command", "model_uuid", b"model_uuid", "name", b"name", "ports", b"ports", "readiness_check", b"readiness_check", "root_disk_size", b"root_disk_size", "stop_grace", b"stop_grace", "support_metrics", b"support_metrics", "update_mask", b"update_mask", "uuid", b"uuid", "validate_only", b"validate_only", "worker_command", b"worker_command", "workers_first", b"workers_first"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_timeout", b"boot_timeout", "default_cpu_num", b"default_cpu_num", "default_memory_size", b"default_memory_size", "description", b"description", "environment_variables", b"environment_variables", "etag", b"etag", "framework", b"framework", "image_uuid", b"image_uuid", "initial_command", b"initial_command", "model_uuid", b"model_uuid", "name", b"name", "ports", b"ports", "readiness_check", b"readiness_check", "root_disk_size", b"root_disk_size", "stop_grace", b"stop_grace", "support_metrics", b"support_metrics", "update_mask", b"update_mask", "uuid", b"uuid", "validate_only", b"validate_only", "weights", b"weights", "worker_command", b"worker_command", "workers_first", b"workers_first"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

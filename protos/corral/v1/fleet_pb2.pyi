@@ -1138,7 +1138,7 @@ class ZoneNetwork(_message.Message):
     """
     isolation: _builtins.str
     """Whether groups are kept to themselves: `auto` (on hosts that can; see the host's `isolation`) or `off`. Empty means
-    `auto`. It needs IPv4 addresses that are planned. A member then sends from its own addresses alone, and reaches and
+    `auto`. It needs a subnet, of either family. A member then sends from its own addresses alone, and reaches and
     hears its group, the gateway and what is beyond it, and what `reachable` names; who is in no group reaches its url.
     """
     @_builtins.property
@@ -1147,7 +1147,7 @@ class ZoneNetwork(_message.Message):
 
     @_builtins.property
     def reachable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """IPv4 addresses or networks that all members may reach too, such as that of a name server in the subnet."""
+        """Addresses or networks of the subnet's family that all members may reach too, such as that of a name server in the subnet."""
 
     def __init__(
         self,

@@ -1263,6 +1263,7 @@ class Instance(_message.Message):
     DEVICES_FIELD_NUMBER: _builtins.int
     BESIDE_FIELD_NUMBER: _builtins.int
     IMAGE_STAGING_FIELD_NUMBER: _builtins.int
+    WEIGHTS_STAGING_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     """The member's UUID, 32 hexadecimal digits."""
     name: _builtins.str
@@ -1348,6 +1349,12 @@ class Instance(_message.Message):
     def image_staging(self) -> Global___ImageStaging:
         """How far its image has come that its host does not have yet. Unset where the host has it."""
 
+    @_builtins.property
+    def weights_staging(self) -> Global___WeightsStaging:
+        """How far the weights have come that its guest fetches, or how far it has read them for their digest. Unset once they are
+        there, and where there are none.
+        """
+
     def __init__(
         self,
         *,
@@ -1379,14 +1386,51 @@ class Instance(_message.Message):
         devices: _abc.Iterable[_builtins.str] | None = ...,
         beside: _builtins.bool = ...,
         image_staging: Global___ImageStaging | None = ...,
+        weights_staging: Global___WeightsStaging | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "image_staging", b"image_staging", "last_answer", b"last_answer", "last_op_date", b"last_op_date"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_date", b"create_date", "image_staging", b"image_staging", "last_answer", b"last_answer", "last_op_date", b"last_op_date", "weights_staging", b"weights_staging"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attempt", b"attempt", "beside", b"beside", "cause", b"cause", "cpu_num", b"cpu_num", "create_date", b"create_date", "devices", b"devices", "engine_restarts", b"engine_restarts", "host_name", b"host_name", "host_uuid", b"host_uuid", "image_staging", b"image_staging", "internal_url", b"internal_url", "is_initial_node", b"is_initial_node", "last_answer", b"last_answer", "last_op_date", b"last_op_date", "memory_size", b"memory_size", "model_service_group_uuid", b"model_service_group_uuid", "model_service_uuid", b"model_service_uuid", "name", b"name", "node_rank", b"node_rank", "numa_cells", b"numa_cells", "reason", b"reason", "role", b"role", "status", b"status", "url", b"url", "uuid", b"uuid", "vm_instance_uuid", b"vm_instance_uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attempt", b"attempt", "beside", b"beside", "cause", b"cause", "cpu_num", b"cpu_num", "create_date", b"create_date", "devices", b"devices", "engine_restarts", b"engine_restarts", "host_name", b"host_name", "host_uuid", b"host_uuid", "image_staging", b"image_staging", "internal_url", b"internal_url", "is_initial_node", b"is_initial_node", "last_answer", b"last_answer", "last_op_date", b"last_op_date", "memory_size", b"memory_size", "model_service_group_uuid", b"model_service_group_uuid", "model_service_uuid", b"model_service_uuid", "name", b"name", "node_rank", b"node_rank", "numa_cells", b"numa_cells", "reason", b"reason", "role", b"role", "status", b"status", "url", b"url", "uuid", b"uuid", "vm_instance_uuid", b"vm_instance_uuid", "weights_staging", b"weights_staging", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Instance: _TypeAlias = Instance  # noqa: Y015
+
+@_typing.final
+class WeightsStaging(_message.Message):
+    """Weights on their way to a member. Its time to come up, and its group's, do not run while bytes come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DONE_BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
+    done_bytes: _builtins.int
+    """How many bytes are there."""
+    total_bytes: _builtins.int
+    """How many bytes there are. 0 where their server does not say."""
+    bytes_per_second: _builtins.int
+    """How many come in a second, since this try began. 0 where that is not known yet."""
+    @_builtins.property
+    def remaining(self) -> _duration_pb2.Duration:
+        """For how much longer that takes at this rate. Unset where that is not known."""
+
+    def __init__(
+        self,
+        *,
+        done_bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+        bytes_per_second: _builtins.int = ...,
+        remaining: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["remaining", b"remaining"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "done_bytes", b"done_bytes", "remaining", b"remaining", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightsStaging: _TypeAlias = WeightsStaging  # noqa: Y015
 
 @_typing.final
 class ImageStaging(_message.Message):

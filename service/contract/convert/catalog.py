@@ -52,6 +52,7 @@ def model_service(value: ModelService, caller: Caller) -> catalog_pb2.ModelServi
         stop_grace=value.stop_grace_ms,
         support_metrics=value.supported_metrics,
         model_service_type=value.model_service_type,
+        weights=_weights(value),
         create_date=timestamp(value.created_at),
         last_op_date=timestamp(value.updated_at),
         etag=etag_of(value),
@@ -62,6 +63,10 @@ def _canary(value: ModelService) -> catalog_pb2.Canary | None:
     if not value.canary_path:
         return None
     return catalog_pb2.Canary(path=value.canary_path, body=value.canary_body, expect=value.canary_expect)
+
+
+def _weights(value: ModelService) -> catalog_pb2.Weights | None:
+    return catalog_pb2.Weights(uri=value.weights_uri, sha256=value.weights_sha256) if value.weights_uri else None
 
 
 def image(value: RegisteredImage) -> catalog_pb2.Image:
@@ -126,6 +131,7 @@ FIELDS: Mapping[str, _Reader] = {
     "workers_first": _plain("workers_first", "workers_first"),
     "boot_timeout": _plain("boot_timeout", "boot_timeout_ms"),
     "stop_grace": _plain("stop_grace", "stop_grace_ms"),
+    "weights": lambda message: {"weights_uri": message.weights.uri, "weights_sha256": message.weights.sha256},
     "support_metrics": lambda message: {"supported_metrics": tuple(message.support_metrics)},
 }
 

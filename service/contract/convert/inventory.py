@@ -226,7 +226,8 @@ def instance(value: Instance, reachable: Reachable) -> group_pb2.Instance:
         numa_cells=value.cells,
         devices=[device.key for device in value.devices],
         beside=value.beside,
-        image_staging=_staging(value.staging) if value.staging is not None else None,
+        image_staging=_staging(value.staging) if value.staging is not None and value.staging.image else None,
+        weights_staging=_weights(value.staging) if value.staging is not None and not value.staging.image else None,
     )
 
 
@@ -234,6 +235,16 @@ def _staging(value: Staging) -> group_pb2.ImageStaging:
     left = value.left_seconds
     return group_pb2.ImageStaging(
         image_name=value.image,
+        done_bytes=value.done,
+        total_bytes=value.total,
+        bytes_per_second=value.rate,
+        remaining=Duration(seconds=left) if left is not None else None,
+    )
+
+
+def _weights(value: Staging) -> group_pb2.WeightsStaging:
+    left = value.left_seconds
+    return group_pb2.WeightsStaging(
         done_bytes=value.done,
         total_bytes=value.total,
         bytes_per_second=value.rate,

@@ -14,6 +14,7 @@ from typing import Any
 
 import libvirt
 
+from service.domain import staging
 from service.drivers.base import GuestReport, HostRejected
 from service.drivers.libvirt.connection import Work
 from service.drivers.libvirt.errors import describe
@@ -71,6 +72,8 @@ def parse_report(line: bytes, received_at: float) -> GuestReport | None:
         boot_id=boot_id if isinstance(boot_id, str) and _BOOT_ID.fullmatch(boot_id) else "",
         endpoint=_plain(endpoint)[:64] if isinstance(endpoint, str) else None,
         ailing=_ailing(found.get("ailing")),
+        weights=staging.far(found.get("weights")),
+        fault=staging.fault(found.get("fault")),
     )
 
 

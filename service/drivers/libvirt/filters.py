@@ -11,8 +11,7 @@ import re
 import secrets
 import uuid
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Collection, Iterable
-from ipaddress import ip_network
+from collections.abc import Collection
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement
 
@@ -23,6 +22,7 @@ from service.drivers.base import HostRejected, MachineSpec
 from service.drivers.libvirt import probing
 from service.drivers.libvirt.connection import Work
 from service.drivers.libvirt.errors import TAKEN, connection_lost, describe
+from service.drivers.libvirt.filter_rules import filter_xml
 from service.drivers.libvirt.inventory import Inventory
 
 PROBE = "corral-probe"
@@ -231,49 +231,3 @@ def _binding_xml(name: str) -> str:
     reference = SubElement(binding, "filterref", filter=name)
     SubElement(reference, "parameter", name="IP", value="192.0.2.1")
     return ElementTree.tostring(binding, encoding="unicode")
-
-
-def filter_xml(name: str, own: str, isolation: Isolation) -> str:
-    """The filter's definition. `out`: what a guest sends. What no rule accepts is dropped, IPv6 and VLANs too.
-
-    ARP is heard from everybody, so that a second owner of a member's address is noticed, and is sent as from the
-    guest's own addresses alone (0.0.0.0: the question who else has its address).
-    """
-    root = Element("filter", name=name, chain="root")
-    SubElement(root, "uuid").text = own
-    _rule(root, "drop", "out", 100, "mac", match="no", srcmacaddr="$MAC", comment=f"corral {isolation.digest}")
-    for address in ("$IP", "0.0.0.0"):
-        _rule(root, "accept", "out", 200, "arp", arpsrcmacaddr="$MAC", arpsrcipaddr=address)
-    _rule(root, "accept", "in", 200, "arp")
-    for mac, address, port in isolation.lent:
-        # Whoever leads the group answers at its address beside the own one, at that port and not otherwise.
-        _rule(root, "accept", "out", 200, "arp", arpsrcmacaddr=mac, arpsrcipaddr=address)
-        ours = {"protocol": "tcp", "srcipaddr": address, "srcportstart": str(port)}
-        _rule(root, "accept", "out", 250, "ip", srcmacaddr=mac, **ours)
-        theirs = {"protocol": "tcp", "dstipaddr": address, "dstportstart": str(port)}
-        _rule(root, "accept", "in", 250, "ip", dstmacaddr=mac, **theirs)
-    _rule(root, "drop", "out", 300, "ip", match="no", srcipaddr="$IP")
-    _rule(root, "drop", "in", 300, "ip", match="no", dstipaddr="$IP")
-    for address, port in isolation.served:
-        # Without a connection's state: what the port answers goes to whoever asked.
-        _rule(root, "accept", "out", 400, "ip", srcipaddr=address, protocol="tcp", srcportstart=str(port))
-        _rule(root, "accept", "in", 400, "ip", dstipaddr=address, protocol="tcp", dstportstart=str(port))
-    _networks(root, "accept", 500, isolation.peers)
-    _networks(root, "drop", 600, isolation.closed)
-    if isolation.routed:
-        _rule(root, "accept", "inout", 700, "ip")
-    _rule(root, "drop", "inout", 1000, "mac")
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _networks(root: Element, action: str, priority: int, networks: Iterable[str]) -> None:
-    for text in networks:
-        network = ip_network(text)
-        address, mask = str(network.network_address), str(network.prefixlen)
-        _rule(root, action, "out", priority, "ip", dstipaddr=address, dstipmask=mask)
-        _rule(root, action, "in", priority, "ip", srcipaddr=address, srcipmask=mask)
-
-
-def _rule(root: Element, action: str, direction: str, priority: int, kind: str, **matches: str) -> None:
-    rule = SubElement(root, "rule", action=action, direction=direction, priority=str(priority))
-    SubElement(rule, kind, matches)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from service.domain import staging
 from service.domain.seats import Report, Seating, SeatOf, key_of, token_in
 from service.drivers.base import GuestReport, MachineIdentity, MachineState, ObservedMachine
 
@@ -88,4 +89,6 @@ def _guest(report: Report) -> GuestReport:
         report.restarts,
         report.rank,
         boot_id=report.boot_id,
+        weights=staging.far(report.weights),
+        fault=staging.fault(report.fault),
     )

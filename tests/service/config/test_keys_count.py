@@ -57,6 +57,8 @@ ports = {{ service = 7001 }}
 canary_path = "/answer"
 canary_body = "{{}}"
 canary_expect = "^42$"
+weights_uri = "http://models.example/ring.gguf"
+weights_sha256 = "{"d" * 64}"
 default_cpu = 3
 default_memory = "2GiB"
 root_disk_size = "3GiB"
@@ -133,6 +135,7 @@ async def test_what_the_file_says_of_an_entry_is_in_its_machines(tmp_path: Path)
         assert document["ports"]["service"] == 7001
         assert document["readiness"]["path"] == "/alive"
         assert document["canary"] == {"path": "/answer", "body": "{}", "expect": "^42$"}
+        assert document["engine"]["weights"] == {"uri": "http://models.example/ring.gguf", "sha256": "d" * 64}
 
 
 @pytest.mark.asyncio

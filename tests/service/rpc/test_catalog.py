@@ -86,6 +86,7 @@ FULL: dict[str, Any] = {
     "boot_timeout": 60_000,
     "stop_grace": 1_000,
     "support_metrics": ["tokens", "latency"],
+    "weights": {"uri": "http://models.example/ring.gguf", "sha256": "d" * 64},
 }
 
 
@@ -150,6 +151,15 @@ async def test_an_update_concerns_groups_that_are_made_afterwards_alone(tmp_path
         assert modes == ["old", "new"]
 
 
+BAD_URIS = (
+    "ftp://a/b",
+    "/models/b",
+    "http://user:password@a/b",
+    "http://a/b?token=1",
+    "http://a/b#c",
+    "http://a",
+    'http://a/"b',
+)
 BAD_ENTRIES: list[tuple[dict[str, Any], str]] = [
     ({"name": ""}, "name"),
     ({"image_uuid": ""}, "image_uuid"),
@@ -169,6 +179,11 @@ BAD_ENTRIES: list[tuple[dict[str, Any], str]] = [
     ({"default_cpu_num": 5000}, "default_cpu_num"),
     ({"root_disk_size": -1}, "root_disk_size"),
     ({"boot_timeout": 8 * 86_400_000}, "boot_timeout"),
+    ({"weights": {"uri": "http://a/b"}}, "weights.sha256"),
+    ({"weights": {"sha256": "d" * 64}}, "weights.uri"),
+    ({"weights": {"uri": "http://a/b", "sha256": "d"}}, "weights.sha256"),
+    *(({"initial_command": "serve", "weights": {"uri": uri, "sha256": "d" * 64}}, "weights.uri") for uri in BAD_URIS),
+    ({"weights": {"uri": "http://a/b", "sha256": "d" * 64}}, "weights"),
 ]
 
 

@@ -11,7 +11,7 @@ from corral.v1 import fleet_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from service.domain.groups import InstanceStatus
-from service.domain.isolation import EVERYBODY, NWFILTER, GroupFilter, Isolation, isolation_of
+from service.domain.isolation import EVERYBODY, NWFILTER, GroupFilter, Isolation, isolation_of, let_loose
 from service.domain.network import DOMAIN, ForeignAddress
 from service.reconcile.filter_sweep import FilterSweep
 from service.store import addresses, fleet, groups, retired
@@ -138,6 +138,40 @@ async def test_whom_groups_may_talk_with_follows_from_zone_and_members(tmp_path:
         await refused(lab.fleet.UpdateZone(change(zone, "reachable", reachable=["router"])), *INVALID)
         await lab.fleet.UpdateZone(change(zone, isolation="off"))
         assert await held() is None
+
+
+async def test_members_with_addresses_of_ipv6_are_held_as_others_are(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(hosts=0)) as lab:
+        six = {"subnet": "fd77::/64", "gateway": "fd77::1"}
+        zone = await zone_of(lab, "six", "fd77::8-fd77::20", **six, reachable=["fd77::53"])
+        await zone_of(lab, "four", "10.7.0.8-10.7.0.20", subnet="10.7.0.0/24", gateway="")
+        group = await lab.up(model_services=[node(n, zone.uuid) for n in range(2)])
+        stored = await lab.service.store.read(lambda c: groups.load(c, group.uuid))
+        zones = await lab.service.store.read(fleet.zones)
+        assert isolation_of(stored, zones[zone.uuid], zones) == Isolation(
+            group.uuid,
+            ("fd77::1/128", "fd77::8/127", "fd77::53/128"),
+            ("fd77::/64", "fe80::/10"),
+            (("fd77::8", 8080), ("fd77::9", 8080)),
+            routed=True,
+        )
+        assert let_loose(group.uuid, zones[zone.uuid].network).is_ipv6
+        await refused(lab.fleet.UpdateZone(change(zone, "reachable", reachable=["10.7.0.53"])), *INVALID)
+
+
+async def test_nothing_is_promised_where_nothing_can_be_held(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(hosts=0)) as lab:
+        for kind in ({"kind": "bridge", "source": "br0"}, {"kind": "user"}, {"kind": "none"}):
+            for wish in ("auto", "off"):
+                network = fleet_pb2.ZoneNetwork(**kind, isolation=wish)
+                await refused(
+                    lab.fleet.CreateZone(fleet_pb2.CreateZoneRequest(name="z", network=network)),
+                    *INVALID,
+                )
+            made = await lab.fleet.CreateZone(
+                fleet_pb2.CreateZoneRequest(name=kind["kind"], network=fleet_pb2.ZoneNetwork(**kind))
+            )
+            await refused(lab.fleet.UpdateZone(change(made.inventory, "isolation", isolation="off")), *INVALID)
 
 
 class Filtering:

@@ -50,6 +50,7 @@ ENTRY_FIELDS: dict[str, Any] = {
         "timeout": 900,
         "canary": {"path": "/answer", "body": "{}", "expect": "^42$"},
     },
+    "weights": {"uri": "http://models.example/ring.gguf", "sha256": "d" * 64},
 }
 
 
@@ -85,6 +86,10 @@ async def test_what_a_request_says_of_an_entry_is_in_its_machines(tmp_path: Path
             "kind": "http", "path": "/alive", "port": 7002, "interval_ms": 700, "timeout_ms": 900,
         }  # fmt: skip
         assert document["canary"] == {"path": "/answer", "body": "{}", "expect": "^42$"}
+        assert engine["weights"] == ENTRY_FIELDS["weights"]
+        told = worker.documents["env"].splitlines()
+        assert "CORRAL_WEIGHTS_URI=http://models.example/ring.gguf" in told
+        assert f"CORRAL_WEIGHTS_SHA256={'d' * 64}" in told
 
 
 async def test_a_command_of_an_entry_tells_when_its_machines_are_ready(tmp_path: Path) -> None:

@@ -91,8 +91,13 @@ class Guest:
         for name, text in self.documents.items():
             (told / name).write_text(text)
         self.hosts.write_text("127.0.0.1 localhost\n127.0.1.1 node-0\n# corral begin\nold\n# corral end\n")
+        self.again(channel)
+
+    def again(self, channel: str = "/dev/null") -> None:
+        """Starts a supervisor with the documents and the state that are there."""
+        told = self.directory / "facts"
         own = {"CORRAL_RUN": str(self.run), "CORRAL_DOCUMENTS": str(told), "CORRAL_HOSTS_FILE": str(self.hosts)}
-        with (self.directory / "stderr").open("wb") as errors:
+        with (self.directory / "stderr").open("ab") as errors:
             self.process = subprocess.Popen(
                 [*self.shell, str(PROGRAM)],
                 env={"PATH": os.environ["PATH"], **own, "CORRAL_CHANNEL": channel, **self.environment},
@@ -144,6 +149,22 @@ class Guest:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self.process.wait()
+
+    def killed(self, but: int) -> int:
+        """As where something has killed it and its helpers; the process `but` and what it has started go on. How many
+        processes were ended."""
+        spared = {but}
+        for pid in sorted(left := self._left()):
+            with contextlib.suppress(OSError):
+                parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+                spared |= {pid} if parent in spared else set()
+        gone = [pid for pid in left if pid not in spared]
+        for pid in gone:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait()
+        return len(gone)
 
     def _left(self) -> list[int]:
         """The processes that have this supervisor's environment: itself and all that it started, in any session."""

@@ -20,6 +20,7 @@ from tests.service.serving.guest import SHELLS, Guest, until
 from tests.support.builders import group
 
 ADDRESS, OURS, OTHERS = "10.66.0.7", "52:54:0a:42:00:07", "52:54:0a:42:00:63"
+ADDRESS_6 = "fd66::7"
 _SWITCH = """
 ip link set lo up
 ip link add br0 type bridge forward_delay 0
@@ -29,7 +30,7 @@ _PORT = """
 ip link set lo up
 ip link add eth0 address "$3" type veth peer name "port$4" netns "$1"
 ip link set eth0 up
-ip address add "$2/24" dev eth0
+ip address add "$2" dev eth0 $5
 """
 
 
@@ -57,29 +58,52 @@ def without(directory: Path, tools: set[str]) -> Path:
 
 def machine(switch: Namespace, address: str, hardware: str, number: int) -> Namespace:
     """A machine on that network."""
-    made = Namespace(("--net",), _PORT, (str(switch.pid), address, hardware, str(number)))
+    given, how = (f"{address}/64", "nodad") if ":" in address else (f"{address}/24", "")
+    made = Namespace(("--net",), _PORT, (str(switch.pid), given, hardware, str(number), how))
     switch.run(program("ip"), "link", "set", f"port{number}", "master", "br0")
     switch.run(program("ip"), "link", "set", f"port{number}", "up")
     return made
 
 
-@pytest.mark.parametrize("tool", ["python3", "busybox"])
+@pytest.mark.parametrize(("tool", "address"), [("python3", ADDRESS), ("busybox", ADDRESS), ("python3", ADDRESS_6)])
 def test_a_machine_that_has_the_members_address_is_seen_until_it_is_gone(
-    switch: Namespace, tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    switch: Namespace, tool: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By what cloud images have, and by what the default guest has."""
     shell = next((shell for shell in SHELLS if (shell[0] == "busybox") is (tool == "busybox")), None)
     if shell is None:
         pytest.skip("its shell is not here")
     monkeypatch.setenv("PATH", str(without(tmp_path / "bin", {"arping", "busybox", "python3"} - {tool})))
-    ours, other = machine(switch, ADDRESS, OURS, 1), machine(switch, ADDRESS, OTHERS, 2)
+    ours, other = machine(switch, address, OURS, 1), machine(switch, address, OTHERS, 2)
+    prefix = 64 if ":" in address else 24
     guest = Guest(tmp_path, [program("nsenter"), f"--net=/proc/{ours.pid}/ns/net", "--", *shell])
     try:
-        guest.start("sleep 1000", CORRAL_NODE_ADDRESS=f"{ADDRESS}/24", CORRAL_CLASH_TURNS="8")
+        guest.start("sleep 1000", CORRAL_NODE_ADDRESS=f"{address}/{prefix}", CORRAL_CLASH_TURNS="8")
         until(lambda: guest.report().get("clash") == OTHERS, "the other machine is seen")
         assert guest.at("ready")["clash"] == OTHERS, "the member serves those who reach it"
-        other.run(program("ip"), "address", "del", f"{ADDRESS}/24", "dev", "eth0")
+        other.run(program("ip"), "address", "del", f"{address}/{prefix}", "dev", "eth0")
         until(lambda: guest.report()["clash"] == "", "the other machine is gone")
+    finally:
+        guest.stop()
+        other.close()
+        ours.close()
+
+
+def test_a_machine_whose_kernel_finds_its_address_taken_says_so_and_starts_nothing(
+    switch: Namespace, tmp_path: Path
+) -> None:
+    other = machine(switch, ADDRESS_6, OTHERS, 2)
+    ours = machine(switch, "fd66::8", OURS, 1)
+    guest = Guest(tmp_path, [program("nsenter"), f"--net=/proc/{ours.pid}/ns/net", "--", *SHELLS[0]])
+    try:
+        ours.run(program("ip"), "address", "add", f"{ADDRESS_6}/64", "dev", "eth0")
+        guest.start("sleep 1000", CORRAL_NODE_ADDRESS=f"{ADDRESS_6}/64")
+        guest.at("network", f"address {ADDRESS_6} is not this machine's yet")
+        until(lambda: "dadfailed" in ours.run(program("ip"), "-o", "address", "show"), "its kernel has found the other")
+        other.close()
+        ours.run(program("ip"), "address", "del", f"{ADDRESS_6}/64", "dev", "eth0")
+        ours.run(program("ip"), "address", "add", f"{ADDRESS_6}/64", "dev", "eth0")
+        guest.at("ready")
     finally:
         guest.stop()
         other.close()

@@ -54,6 +54,21 @@ def test_what_ails_devices_is_told_in_its_form_or_not_at_all() -> None:
         booted = parse_report(line(boot_id=name), 7.0)
         assert booted is not None
         assert booted.boot_id == kept
+    for weights, far in (
+        ("5 9 2", (5, 9, 2)),
+        ("", None),
+        ("5 9", None),
+        ("-5 9 2", None),
+        ("5 9 " + "2" * 17, None),
+        (5, None),
+    ):
+        fetching = parse_report(line(weights=weights), 7.0)
+        assert fetching is not None
+        assert fetching.weights == far
+    for fault, word in (("WEIGHTS_MISMATCH", "WEIGHTS_MISMATCH"), ("OTHER", ""), (1, "")):
+        stuck = parse_report(line(fault=fault), 7.0)
+        assert stuck is not None
+        assert stuck.fault == word
     supervised = parse_report(line(count=9, answered=4, restarts=2, rank=1), 7.0)
     assert supervised == GuestReport("ready", "d", 3, "10.0.0.1", 7.0, 9, 4, 2, 1)
     strange = parse_report(line(answered=-1, restarts=1 << 30, rank="x", epoch=1 << 31), 7.0)

@@ -10,7 +10,8 @@ import pytest
 
 from service.domain.isolation import NWFILTER, GroupFilter, Isolation
 from service.drivers.base import HostRejected, MachineSpec
-from service.drivers.libvirt.filters import filter_name, filter_uuid, filter_xml
+from service.drivers.libvirt.filter_rules import filter_xml
+from service.drivers.libvirt.filters import filter_name, filter_uuid
 from tests.service.drivers.libvirt.fake import FakeHost, error, lost
 from tests.service.drivers.libvirt.fake_filters import Filter, of_groups, references
 from tests.service.drivers.libvirt.machines import BUDGET, CLUSTER, bridged, driver_of, identity, specification

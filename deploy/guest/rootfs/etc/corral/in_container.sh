@@ -12,6 +12,7 @@ ${corral_line%%=*}="*) ;;
         *) export "${corral_line?}" ;;
     esac
 done < "$corral_root/.corral/environment"
+export CORRAL_WEIGHTS_PATH="${CORRAL_WEIGHTS_PATH#"$corral_root"}"
 # One that has no shell is given this guest's.
 corral_shell=/bin/sh
 corral_applet=
