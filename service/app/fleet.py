@@ -27,7 +27,7 @@ from service.domain.fleet import MEMORY, VCPU, Bmc, Host, HostState, HostStatus,
 from service.domain.ownership import Holding
 from service.domain.specs import MachineType
 from service.domain.tenants import Caller
-from service.drivers import kinds
+from service.drivers import in_zone, kinds
 from service.errors import AlreadyExists, InvalidArgument, NotFound, WrongState
 from service.lifecycle.facts import Kept
 from service.planning import translate
@@ -125,8 +125,7 @@ class Fleet(Zones, Clusters):
         before = await self._store.read(known)
         if before is not None:
             return before
-        facts = await first_contact(self._probe, host)
-        now = self._clock()
+        facts, now = await first_contact(self._probe, host), self._clock()
 
         def work(connection: Connection) -> HostView:
             there = known(connection)
@@ -188,12 +187,13 @@ class Fleet(Zones, Clusters):
             broken = kept_rules.broken_by(connection, host, wanted)
             if broken and not change.allow_broken_rules:
                 raise _breaks(host, broken)
+            zones = fleet.zones(connection)
+            in_zone.require_bridge(wanted.bridge, zones[wanted.zone_uuid].network)
             whole = kinds.whole_violations(wanted.address, wanted.overcommit, wanted.bridge)
             if wrong := [*whole, *(kinds.bmc_violations(wanted) if change.bmc is not None else ())]:
                 raise InvalidArgument(wrong)
             if wanted != host:
-                in_force = policy(settings.overcommit(connection), fleet.zones(connection), wanted)
-                fleet.set_allocatable(connection, wanted, in_force)
+                fleet.set_allocatable(connection, wanted, policy(settings.overcommit(connection), zones, wanted))
                 fleet.put_host(connection, wanted, now=now)
                 method = "UpdateHost(allow_broken_rules)" if broken else "UpdateHost"
                 audited(connection, caller, method, uuid, "", now)
@@ -330,11 +330,12 @@ class Fleet(Zones, Clusters):
             raise InvalidArgument.of(
                 "zone_uuid", "its guests would reach this machine's loopback, where every caller is an administrator"
             )
+        in_zone.require_bridge(host.bridge, zone.network)
         require_cluster(connection, host)
         if request.credential and request.credential not in self._credentials:
             raise NotFound("credential", request.credential, "connection.credential")
-        if request.credential and (wrong := kinds.credential_violation(host.address)):
-            raise InvalidArgument.of("connection.credential", wrong)
+        if request.credential and (unfit := kinds.credential_violation(host.address)):
+            raise InvalidArgument.of("connection.credential", unfit)
         hosts = fleet.hosts(connection)
         if host.uuid in hosts:
             raise AlreadyExists("host", host.uuid)

@@ -30,7 +30,7 @@ from service.domain.fleet import (
     Zone,
     gpu_model_violation,
 )
-from service.domain.network import NetworkWish, clashes, network_of
+from service.domain.network import Network, NetworkWish, clashes, network_of
 from service.domain.ownership import LEGACY_CLUSTER
 from service.domain.seats import NO_BASE, is_base
 from service.domain.secrets import SecretKey
@@ -142,7 +142,10 @@ class Builder:
                 self._file.tell(
                     f"{self._file.at('zones', index)}.network", clashes(zone.network, other.network, other.name)
                 )
+        networks = {zone.uuid: zone.network for zone in config.zones}
         for index, host in enumerate(config.hosts):
+            wrong = in_zone.bridge_problem(host.bridge, networks.get(host.zone_uuid, Network(kind="bridge")))
+            self._file.tell(self._file.at("hosts", index), [FieldViolation("bridge", wrong)] if wrong else ())
             if (twin := kinds.twin_of(host, config.hosts[:index])) is not None:
                 self._file.problems.append(
                     f"{self._file.at('hosts', index)}: leads to the same machine as host {twin.name}"

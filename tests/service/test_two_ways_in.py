@@ -46,6 +46,7 @@ BAD_HOSTS: list[tuple[dict[str, Any], str, str]] = [
         "capacity[gpu.a100]",
         "must not be given for libvirt, whose devices are found",
     ),
+    ({**LOCAL, "bridge": "br7"}, "bridge", "must be empty in a zone whose network is of kind none"),
 ]
 
 BAD_NETWORKS: list[tuple[dict[str, Any], str, str]] = [
@@ -112,7 +113,7 @@ async def told_by_call(call: Any) -> list[tuple[str, str]]:
 
 def host_request(host: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of AddHost that say what the file's keys say."""
-    outside = {name: host[name] for name in ("driver", "capacity") if name in host}
+    outside = {name: host[name] for name in ("driver", "capacity", "bridge") if name in host}
     return {**outside, "connection": {name: value for name, value in host.items() if name not in outside}}
 
 

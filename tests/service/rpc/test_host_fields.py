@@ -16,7 +16,7 @@ from service.drivers.kinds import KINDS
 from service.drivers.libvirt.addressing import Options, connection_uri, options_of
 from service.drivers.simulated import SimulationOptions
 from service.store import fleet
-from tests.support.whole import GIB, ZONE, whole
+from tests.support.whole import GIB, ZONE, config_text, whole
 
 # Keys of [[hosts]] -> fields of AddHostRequest.
 COUNTERPARTS = {
@@ -93,7 +93,8 @@ def test_a_libvirt_host_is_reached_by_the_socket_and_used_by_the_options_that_we
 
 @pytest.mark.asyncio
 async def test_a_host_of_run_time_is_as_its_fields_say(tmp_path: Path) -> None:
-    async with whole(tmp_path) as lab:
+    attached = 'name = "zone-1"\nnetwork = { kind = "bridge", source = "br0" }\n'
+    async with whole(tmp_path, config_text().replace('name = "zone-1"\n', attached, 1)) as lab:
         options = {"cpu": "8", "memory": "32GiB", "gpu.a100": "2", "boot_ms": "1", "numa": "2"}
         host = await lab.add_host(
             connection={"transport": "none", "options": options},
