@@ -48,8 +48,8 @@ class Copied:
 
 @dataclass(frozen=True, slots=True)
 class SeenCopy:
-    """A copy as its host shows it. `size`: bytes; `whole`: as above; `used`: some machine, running or not, whoever made
-    it, stands on it."""
+    """A copy as its host shows it. `size`: bytes; `whole`: as above, not withdrawn; `used`: some machine, running or
+    not, whoever made it, stands on it."""
 
     volume: str
     sha256: str

@@ -128,14 +128,17 @@ class CopySweep:
             if await self._hold(row):
                 await self._use_again(monitor, row)
             return
+        if row.whole and seen.whole:
+            # Machines may still be made of it: whoever recorded it died before the host was told, or the call was lost.
+            if await self._store.write(partial(copies.withdraw, host_uuid=host, volume=row.volume)):
+                await monitor.driver.withdraw_copy(row.volume, budget_seconds=CALL_SECONDS)
+            return
         since, patience = (row.withdrawn_at, WITHDRAWN_MS) if row.whole else (row.changed_at, UNFINISHED_MS)
         if needed or seen.used or now < since + patience or not await self._hold(row):
             return
         why = "budget" if row.whole else "given_up"
         failpoint("copies.deleting")
         try:
-            # Once more: a process that died between the record and the call has left it in use.
-            await monitor.driver.withdraw_copy(row.volume, budget_seconds=CALL_SECONDS)
             await monitor.driver.delete_copy(row.volume, budget_seconds=CALL_SECONDS)
         except HostRejected as error:
             logger.info("host %s: copy %s stays: %s", monitor.host.name, row.volume, error)

@@ -26,8 +26,9 @@ from service.drivers.base import (
     ObservedMachine,
     OutcomeUnknown,
 )
-from service.drivers.staging import WithoutCopies
 from tests.simulation import card_faults, hosts, moves
+from tests.simulation.copies import THEME as COPIES
+from tests.simulation.copies import CopyCalls
 from tests.simulation.hosts import CLUSTER, Machine, SimulatedMachineHost
 from tests.simulation.loop import Process
 from tests.simulation.metal import CLEANING
@@ -41,7 +42,7 @@ ASK_SECONDS = 0.7
 """A replica asks this often whether a live move has ended."""
 
 
-class FaultyDriver(WithoutCopies):
+class FaultyDriver(CopyCalls):
     """One replica's way to one host."""
 
     def __init__(self, world: World, process: Process, host: SimulatedMachineHost) -> None:
@@ -106,6 +107,7 @@ class FaultyDriver(WithoutCopies):
         def create(late: bool) -> ObservedMachine:
             if self._world.fault("no_memory"):
                 raise HostRejected("no_memory", "the host has no memory for it")
+            self._world.copies.stand(self._host, spec)
             devices, mistaken = card_faults.given(self._world, self._host, identity.machine_uuid, spec.devices)
             machine = replace(
                 _machine(identity, hosts.PAUSED),
@@ -230,6 +232,8 @@ class FaultyDriver(WithoutCopies):
 
     def can_migrate(self, spec: MachineSpec, target: HostDriver) -> bool:
         """See HostDriver. In some runs nothing moves live."""
+        if self._world.theme == COPIES:
+            return False
         moves_live = self._world.theme in ("moves", "room", "balance") or self._world.seed % 4 != 0
         return isinstance(target, FaultyDriver) and target is not self and moves_live
 

@@ -31,7 +31,7 @@ A resume twice as often as others: what it begins cannot be taken back.
 """
 FENCES = tuple(sorted(name for name in NAMES if name.startswith("fence.")))
 CLEANINGS = tuple(sorted(name for name in NAMES if name.startswith("clean.")))
-# Hosts of the simulation have every image: these points are passed in tests/service/reconcile.
+# Hosts of most seeds have every image: these points are passed in tests/service/reconcile.
 IMAGES = tuple(sorted(name for name in NAMES if name.startswith(("staging.", "copies."))))
 POINTS = (*AWAITS, *sorted(NAMES - set(FENCES) - set(IMAGES) - set(CLEANINGS)))
 SCALE = {"ghost": 0.3, "no_memory": 0.3, "bad_boot": 3.0, "late_create": 4.0,

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from tests.simulation.copy_plants import COPIES
 from tests.simulation.guest_plants import GUESTS
 from tests.simulation.metal_plants import METAL
 from tests.simulation.planting import Edit, Plant, one
@@ -52,6 +53,7 @@ PLACING, RECOVERY_PLAN = "service.reconcile.placing", "service.transactions.reco
 PLANTS: tuple[Plant, ...] = (
     *METAL,
     *GUESTS,
+    *COPIES,
     # --- claims ---
     one("claim without its guard", CLAIMS,
         "_RESOURCES.c.foreign_used + _BESIDE + bindparam(\"more\")\n        <= _RESOURCES.c.usable,\n",

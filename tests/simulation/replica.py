@@ -198,7 +198,9 @@ class Replica:
             owner=self.process.name, custody=custody, kept_after_ms=8_000, priorities=priorities.POLICIES,
             clock=StoreClock(LEASE_MS, wall=self.clock, monotonic=world.loop.time),
         )  # fmt: skip
-        self.reconciler = Reconciler(context, Sweep(store, monitors, custody, metrics()))
+        self.reconciler = Reconciler(
+            context, Sweep(store, monitors, custody, metrics(), world.copies.sweep(store, metrics(), self.process.name))
+        )
         self.drivers = {}
         for uuid, host in self.fleet.hosts.items():
             monitors[uuid] = HostMonitor(host, self._driver(host), store, self.reconciler.host_changed, custody)

@@ -149,7 +149,7 @@ async def _play(world: World) -> None:
         world.loop.outside(dice.uniform(0.0, 2.0), replica.start)
     if world.theme == "removal":
         configured.leave_to_run_time(world)
-    length = _length(world)
+    length = world.copies.length(_length(world))
     orders = _orders(world, length)
     clients = [Client(world, order) for order in orders]
     tasks = [asyncio.create_task(c.run(), name="client") for c in clients]
@@ -346,7 +346,7 @@ def _fleet(world: World) -> Fleet:
     entry = ModelService(ENTRY, "entry", Image("image"), boot_timeout_ms=15_000, stop_grace_ms=dice.choice((0, 2_000)))
     if addresses and (needs_fellows(world.seed) or world.theme == guests.THEME):
         entry = replace(entry, framework="torchrun", initial_command="serve")
-    catalogue = {ENTRY: entry}
+    catalogue = world.copies.catalogue(entry)
     quota = {VCPU: dice.choice((3, 5, 8))} if dice.random() < 0.25 and not room else {}
     quota = quota if world.theme != "metal" else {}  # several projects, of which a quota would be one's
     configured = Fleet({ZONE: zone}, hosts, catalogue, quota, card_faults.RULES if world.cards.drawn else None)
@@ -421,7 +421,7 @@ def _spec(world: World, name: str, known: list[str]) -> GroupSpec:
     if len(nodes) > 1 and parts.random() < 0.4:
         waves = [parts.randint(0, 2) for _ in nodes]
         nodes = tuple(replace(n, role=f"r{wave}", start_order=wave) for n, wave in zip(nodes, waves, strict=True))
-    nodes = card_faults.asked(world, name, nodes)
+    nodes = world.copies.asked(name, card_faults.asked(world, name, nodes))
     if world.metal.totals:
         nodes = tuple(replace(n, type=MachineType.BARE_METAL) if parts.random() < 0.4 else n for n in nodes)
     policy = PlacementPolicy(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tests.simulation import hosts as machines
 from tests.simulation.boards import Boards
 from tests.simulation.cards import Cards
+from tests.simulation.copies import Copies
 from tests.simulation.custodian import Custodian
 from tests.simulation.database import Database
 from tests.simulation.guests import Starts
@@ -73,6 +74,7 @@ class World:
     observer: Observer = field(init=False)
     custodian: Custodian = field(init=False)
     at_rest: AtRest = field(init=False)
+    copies: Copies = field(init=False)
     metal: BareMetal = field(init=False)
     pinned: Pinned = field(init=False)
     boards: Boards = field(init=False)
@@ -85,6 +87,7 @@ class World:
         self.loop = SimulatedLoop()
         self.database = Database(self.now_ms)
         self.observer = Observer(self.database.rows, lambda: self.loop.time(), self.machines)
+        self.copies = Copies(self)
         self.metal = BareMetal(self.database.rows, self.machines, self.observer.violated, lambda: self.loop.time())
         self.observer.updates.endpoints.cleaners = self.metal.cleaners
         self.pinned = Pinned(self.database.rows, self.machines, self.observer.violated)

@@ -131,6 +131,20 @@ async def test_what_was_not_used_for_longest_goes_first_and_no_more_than_has_to(
 
 
 @pytest.mark.usefixtures("at_once")
+async def test_what_its_host_was_never_told_to_withdraw_is_withdrawn_first_and_waits_anew(tmp_path: Path) -> None:
+    async with kept(tmp_path, budget=SIZE) as it:
+        names = [await it.bring(name) for name in ("one", "two")]
+        # Its process died, or the call was lost, between the record and the host.
+        await it.plane.store.write(lambda c: copies.withdraw(c, HOST, names[0]))
+        assert f"{names[0]}.ready" in it.host.volumes
+        await it.passes(1)
+        assert it.bases() == set(names), "until now machines may have been made of it"
+        assert f"{names[0]}.ready" not in it.host.volumes
+        await it.passes(1)
+        assert it.bases() == {names[1]}
+
+
+@pytest.mark.usefixtures("at_once")
 async def test_without_a_budget_nothing_goes(tmp_path: Path) -> None:
     async with kept(tmp_path, budget=0) as it:
         names = {await it.bring(name) for name in ("one", "two", "three")}
