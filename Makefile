@@ -91,10 +91,12 @@ baremetal: ## a group of a virtual machine and two machines of bare metal (BIOS,
 	@$(PREPARE) dev metal guest
 	@$(AS_ROOT) $(PYTEST) -q -s tests/baremetal tests/baremetal/cut_off.py tests/baremetal/disks.py $(ARGS)
 
+DEVICE_RACES ?= 6
+DEVICE_KILLS ?= 6
 .PHONY: devices
 devices: ## devices by real VFIO in a hypervisor in software: given, shared by nobody, pulled, huge pages, virtual functions; as root
 	@$(PREPARE) dev guest
-	@$(AS_ROOT) $(PYTEST) -q -s tests/devices/checks.py $(ARGS)
+	@$(AS_ROOT) env DEVICE_RACES=$(DEVICE_RACES) DEVICE_KILLS=$(DEVICE_KILLS) $(PYTEST) -q -s $(addprefix tests/devices/,checks.py races.py kills.py reboots.py) $(ARGS)
 
 KILLS ?= 200
 SEEDS ?= 1000

@@ -22,10 +22,14 @@ Holds = Mapping[str, tuple[tuple[int, int], ...]]
 """Instance -> what it has of each pool of its host: (position, count)."""
 
 
-def pools(host: FleetHost, devices: Sequence[Device]) -> tuple[tuple[Pool, ...], Holds]:
+def pools(
+    host: FleetHost, devices: Sequence[Device], pinned: Mapping[str, Sequence[int]] | None = None
+) -> tuple[tuple[Pool, ...], Holds]:
     """The host's devices as the planner sees them, and who holds which.
 
-    Of a host with one cell all devices are of that, also those of which it tells no cell.
+    Of a host with one cell all devices are of that, also those of which it tells no cell. Of devices that are booked it
+    is not known yet which they will be: as many count as taken, of the cells of those first that are pinned and hold
+    none, then from wherever most are free. `pinned`: the cells of each member that has some.
     """
     counted: Counter[tuple[str, int, str]] = Counter()
     used: Counter[tuple[str, int, str]] = Counter()
@@ -40,6 +44,14 @@ def pools(host: FleetHost, devices: Sequence[Device]) -> tuple[tuple[Pool, ...],
         used[key] += device.state is not DeviceState.AVAILABLE
         if device.instance_uuid:
             held.setdefault(device.instance_uuid, Counter())[key] += 1
+    holdless = [numbers for instance, numbers in (pinned or {}).items() if instance not in held]
+    coming = {at for numbers in holdless for at in cells.positions(host, numbers)}
+    # Who leaves may have what is booked until he is gone: then less is free than that.
+    booked = Counter({name: amount for name, amount in host.booked.items() if name.startswith(GPU)})
+    for key in sorted(counted, key=lambda k: (k[1] not in coming, used[k] - counted[k], k)):
+        taken = min(counted[key] - used[key], booked[key[0]])
+        used[key] += taken
+        booked[key[0]] -= taken
     order = sorted(counted)
     found = tuple(
         Pool(

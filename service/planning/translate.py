@@ -144,7 +144,7 @@ def seen(
     # What is used beyond a lowered capacity takes nothing from the other models.
     taken = {ANY_GPU: sum(min(used.get(name, 0), host.allocatable[name]) for name in known)} if known else {}
     capacity, taken = {**host.allocatable, **whole}, {**used, **taken}
-    pools, holds = stand(host, devices) if not host.bare_metal else ((), {})
+    pools, holds = stand(host, devices, pinned) if not host.bare_metal else ((), {})
     if host.bare_metal:
         capacity = bare_metal.capacity(capacity, (graded or {}).get(bare_metal.size(host), bare_metal.WHOLE))
         taken = capacity if any(taken.values()) or seats else {}

@@ -159,7 +159,7 @@ class MemberCalls:
         except DriverError as error:
             verdict = type(error).__name__
             told = await self._told(group, member, error.detail)
-            await failing_devices.take_out(self._custody.store, member, error)
+            await failing_devices.take_out(self._custody.store, group, member, error)
             return self._trouble(monitor, member, effect, error, sends, told)
         except TimeoutError:
             verdict = "Timeout"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from service.domain.groups import Instance
+from service.domain.groups import Group, Instance
 from service.drivers.base import DriverError, HostRejected, ObservedMachine
 from service.errors import CorralError
 from service.store import clock, devices, fleet, fleet_events
@@ -17,20 +17,25 @@ logger = logging.getLogger(__name__)
 NOT_CLEANED = "its host could not reset it for a new machine"
 
 
-async def take_out(store: Store, member: Instance, error: DriverError) -> None:
+async def take_out(store: Store, group: Group, member: Instance, error: DriverError) -> None:
     """Quarantine what the member's host could not clean. Which of several it was the host does not say in words that
-    are relied on: all of them are out."""
+    are relied on: all of them are out. Not where a later epoch has the group: an operator may have seen to them since,
+    and whoever has it finds them again."""
     if not isinstance(error, HostRejected) or error.code != "device_reset":
         return
     keys = [device.key for device in member.devices]
 
-    def quarantine(connection: Connection) -> None:
+    def quarantine(connection: Connection) -> bool:
+        if not devices.is_leased(connection, group.uuid, group.epoch):
+            return False
         fleet.host(connection, member.host_uuid, lock=True)
         devices.quarantine(connection, member.host_uuid, keys, NOT_CLEANED)
         _told(connection, member.host_uuid)
+        return True
 
     try:
-        await store.write(quarantine)
+        if not await store.write(quarantine):
+            return
     except CorralError as why:
         logger.warning("devices of %s are not taken out of service: %s", member.uuid, why)
         return

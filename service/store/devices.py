@@ -42,6 +42,7 @@ _HAS = select(_HELD.c.key).where(
     _HELD.c.instance_uuid == bindparam("of"),
     _HELD.c.attempt == bindparam("nth"),
 )
+_EPOCH = Statement(select(schema.groups.c.epoch).where(schema.groups.c.uuid == bindparam("of")))
 _FORGET = delete(_DEVICES).where(_ONE)
 _STANDS = (
     select(_CLAIMS.c.instance_uuid)
@@ -233,6 +234,11 @@ def newly_ailing(
     said = {d.key: why for d in there for f in d.functions if (why := ailing.get(f.address))}
     in_service = (DeviceState.CLAIMED, DeviceState.FOREIGN)
     return {d.key: said[d.key] for d in there if d.key in said and d.state in in_service}
+
+
+def is_leased(connection: Connection, group_uuid: str, epoch: int) -> bool:
+    """Whether this is still the epoch of the group's lease."""
+    return bool(_EPOCH.scalar(connection, {"of": group_uuid}) == epoch)
 
 
 def release(connection: Connection, host_uuid: str, key: str) -> None:

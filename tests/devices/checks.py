@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 import secrets
+import time
+import urllib.request
 from pathlib import Path
 
 import grpc
@@ -15,8 +17,10 @@ from tests.devices.machine import Machine
 from tests.devices.service import (
     CARD,
     EDU,
+    ENTRY,
     MEMORY,
     SOUND,
+    ZONE,
     Guest,
     configuration,
     devices_of,
@@ -30,6 +34,7 @@ from tests.devices.service import (
     sweep,
     wait_until,
 )
+from tests.support.process import CorralProcess
 
 pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -43,13 +48,19 @@ def test_each_guest_computes_on_the_very_device_that_its_member_is_said_to_have(
         members = running(group)
         addresses = [address for one in members for address in one.devices]
         assert len(set(addresses)) == len(addresses) == 2
+        locked = 0
         for instance in members:
             number = 5 + secrets.randbelow(7)  # chosen now; twelve is the most that 32 bits hold
             with Guest(machine, instance) as guest:
                 assert guest.factorial(number) == [math.factorial(number)]
+            # Its memory is held for its device, and all that is held so is what the host may give out.
+            (held,) = map(int, re.findall(r"VmLck:\s+(\d+) kB", machine.status(instance.vm_instance_uuid)))
+            locked += held << 10
             # The device itself, asked from outside: what was computed stands in its register.
             (address,) = instance.devices
             assert machine.word(placed[address].registers + 8) == math.factorial(number)
+        (memory,) = [one for one in host_of(corral).capacities if one.resource == "memory"]
+        assert 2 * MEMORY <= locked <= memory.allocatable, locked
         assert {d.state for d in devices_of(corral).values()} == {"claimed"}
         with pytest.raises(grpc.RpcError) as refused:
             list(corral.deploy("third", [member()]))
@@ -116,10 +127,13 @@ def test_a_device_that_is_pulled_from_under_a_member_is_gone_and_its_member_fail
         (instance,) = running(group)
         (key,) = instance.devices
         machine.run(f"(echo 1 > /sys/bus/pci/devices/{key}/remove) > /dev/null 2>&1 &")
+        pulled = time.monotonic()
         try:
+            wait_until("it is gone", lambda: devices_of(corral)[key].state == "gone")
+            print(f"\na device that was pulled was gone for the service after {time.monotonic() - pulled:.1f} s")
             failed = wait_until("its member fails", lambda: failure_of(corral, group.uuid))
             assert "device" in failed
-            wait_until("it is gone", lambda: devices_of(corral)[key].state == "gone")
+            assert "edu" in _refused(corral, [member(), member()]), "one is left"
             corral.delete(group.uuid)
             wait_until("it is forgotten", lambda: key not in devices_of(corral))
         finally:
@@ -141,6 +155,57 @@ def test_a_device_that_somebody_takes_by_hand_is_nobodys_to_plan(machine: Machin
         corral.delete(group.uuid)
 
 
+def test_a_device_that_is_taken_from_a_member_by_hand_is_told_and_its_member_does_not_run(
+    machine: Machine, probe: Path, tmp_path: Path
+) -> None:
+    with started(tmp_path, configuration(machine, probe, EDU.format(clean="reset"))) as corral:
+        group = corral.follow(corral.deploy("one", [member()]))
+        (instance,) = running(group)
+        (key,) = instance.devices
+        machine.end(instance.vm_instance_uuid)
+        machine.take(key)
+        told = wait_until("it is somebody else's", lambda: _foreign(corral, key))
+        assert told.instance_uuid in ("", instance.uuid)
+        assert "not ours" in told.reason
+        assert wait_until("its member does not run", lambda: failure_of(corral, group.uuid))
+        metrics = urllib.request.urlopen(f"{corral.http}/metrics", timeout=60).read().decode()
+        assert re.search(r'^corral_host_devices{[^}]*state="foreign"[^}]*} 1', metrics, re.MULTILINE), "counted"
+        corral.delete(group.uuid)
+        sweep(machine)
+        wait_until("it is free", lambda: devices_of(corral)[key].state == "available")
+
+
+def _refused(corral: CorralProcess, nodes: list[group_pb2.NodeSpec]) -> str:
+    """Why they cannot be placed, now or ever."""
+    with pytest.raises(grpc.RpcError) as refused:
+        list(corral.deploy("refused", nodes))
+    assert refused.value.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.FAILED_PRECONDITION)
+    return str(refused.value.details())
+
+
+def _foreign(corral: CorralProcess, key: str) -> fleet_pb2.HostDevice | None:
+    device = devices_of(corral)[key]
+    return device if device.state == "foreign" else None
+
+
+def test_two_devices_of_two_cells_are_refused_where_one_cell_is_required_and_given_where_it_is_preferred(
+    machine: Machine, probe: Path, tmp_path: Path
+) -> None:
+    def asks(policy: placement_pb2.NumaPolicy.ValueType) -> group_pb2.NodeSpec:
+        gpus = [group_pb2.GpuRequest(model="edu", count=2, numa_policy=policy)]
+        return group_pb2.NodeSpec(uuid=ENTRY, zone_uuid=ZONE, cpu_num=1, memory_size=MEMORY, gpus=gpus)
+
+    with started(tmp_path, configuration(machine, probe, EDU.format(clean="reset"))) as corral:
+        assert "1 + 1" in _refused(corral, [asks(placement_pb2.NUMA_POLICY_REQUIRED)])
+        group = corral.follow(corral.deploy("far", [asks(placement_pb2.NUMA_POLICY_PREFERRED)]))
+        (instance,) = running(group)
+        there = devices_of(corral)
+        assert {there[key].numa_cell for key in instance.devices} == {0, 1}
+        with Guest(machine, instance) as guest:
+            assert guest.factorial(8) == [math.factorial(8)] * 2
+        corral.delete(group.uuid)
+
+
 def test_a_member_that_is_pinned_runs_on_its_cell_alone_with_its_memory(
     machine: Machine, probe: Path, tmp_path: Path
 ) -> None:
@@ -155,6 +220,31 @@ def test_a_member_that_is_pinned_runs_on_its_cell_alone_with_its_memory(
         assert set(re.findall(r"Mems_allowed_list:\t(.*)", status)) == {str(cell)}
         (key,) = instance.devices
         assert machine.run(f"cat /sys/bus/pci/devices/{key}/numa_node") == str(cell)
+        corral.delete(group.uuid)
+
+
+def test_a_guest_over_two_cells_sees_each_device_on_a_bus_of_its_cell(
+    machine: Machine, probe: Path, tmp_path: Path
+) -> None:
+    with started(tmp_path, configuration(machine, probe, EDU.format(clean="reset"))) as corral:
+        spread = member(count=2, cpus=2)
+        spread.numa_cells = 2
+        group = corral.follow(corral.deploy("spread", [spread]))
+        (instance,) = running(group)
+        assert list(instance.numa_cells) == [0, 1]
+        # Bus numbers from 64 are of the guest's first node, those from 160 of its second.
+        buses = sorted(
+            int(bus, 16) for bus in re.findall(r"pci ([0-9a-f]{2}):\S+ 1234:11e8", said_by(machine, instance))
+        )
+        first, second = buses
+        assert 64 < first < 160 < second, buses
+        with Guest(machine, instance) as guest:
+            assert guest.factorial(6) == [math.factorial(6)] * 2
+        nodes = [machine.run(f"cat /sys/devices/system/node/node{cell}/cpulist") for cell in (0, 1)]
+        allowed = re.findall(r"Cpus_allowed_list:\t(.*)", machine.of_guest(instance.vm_instance_uuid, "status"))
+        assert set(nodes) <= set(allowed), "a processor of each cell runs there"
+        bound = re.findall(r"bind:(\d)", machine.of_guest(instance.vm_instance_uuid, "numa_maps"))
+        assert {"0", "1"} <= set(bound), "memory of each"
         corral.delete(group.uuid)
 
 

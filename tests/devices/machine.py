@@ -18,6 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -88,6 +89,7 @@ class Machine:
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="corral-devices-"))
         self.port = _free_port()
+        self._devices: Sequence[str] = DEVICES
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
@@ -119,6 +121,7 @@ class Machine:
         build = loaded()
         inputs = build.find_inputs()
         (self.directory / "initramfs").write_bytes(_initramfs(build, inputs))
+        (self.directory / "root").mkdir(exist_ok=True)
         self._share()
         self._run(inputs.kernel)
         deadline = time.monotonic() + BOOT_SECONDS
@@ -129,7 +132,6 @@ class Machine:
 
     def _share(self) -> None:
         root, listener = self.directory / "root", self.directory / "files"
-        root.mkdir()
         serve = f"exec {VIRTIOFSD} --socket-path={listener} -o source={root} -o cache=always -o no_posix_lock"
         script = (
             f"set -e; mount --make-rprivate /; mount --bind / {root}; mount -o remount,ro,bind {root}; "
@@ -161,7 +163,7 @@ class Machine:
             *("-device", "virtio-net-pci,netdev=net"),
             *("-kernel", str(kernel), "-initrd", str(at / "initramfs"), "-append", COMMAND_LINE),
         ]
-        for device in DEVICES:
+        for device in self._devices:
             arguments += ["-device", device]
         self._begin("qemu.log", program("qemu-system-x86_64"), *arguments)
 
@@ -174,8 +176,16 @@ class Machine:
                 )
             )
 
-    def close(self) -> None:
-        """End it, and take its files away."""
+    def reboot(self, devices: Sequence[str] = DEVICES) -> None:
+        """Take its power away and start it anew, with these devices: nothing that was written in it is left."""
+        self._end()
+        for name in ("console", "files", "shell", "monitor"):
+            (self.directory / name).unlink(missing_ok=True)
+        self._devices = devices
+        self._start()
+        self.warm()
+
+    def _end(self) -> None:
         for process in reversed(self._processes):
             process.send_signal(signal.SIGTERM if process is self._processes[0] else signal.SIGKILL)
             try:
@@ -183,6 +193,11 @@ class Machine:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self._processes.clear()
+
+    def close(self) -> None:
+        """End it, and take its files away."""
+        self._end()
         for file in self.directory.glob("*"):
             with contextlib.suppress(IsADirectoryError):
                 file.unlink()
@@ -203,7 +218,7 @@ class Machine:
     def warm(self) -> None:
         """Start a machine with a device once, and end it: at its first start QEMU is read from the machine below, which
         takes so long that a service would take what it starts for one that never runs."""
-        self.take(self.placed()["edu0"].address)
+        self.take(self.placed()["edu1"].address)
         connection = libvirt.open(self.uri)
         connection.lookupByName("by-hand").destroy()
         connection.close()
@@ -235,6 +250,54 @@ class Machine:
         uuid = str(UUID(machine_uuid))
         named = f"tr '\\0' ' ' < $p/cmdline | grep -q -- '-uuid {uuid}'"
         return self.run(f"for p in /proc/[0-9]*; do if {named}; then cat $p/task/*/{what}; fi; done")
+
+    def status(self, machine_uuid: str) -> str:
+        """/proc/PID/status of the QEMU that runs the machine with this uuid."""
+        uuid = str(UUID(machine_uuid))
+        found = f"grep -al {uuid} /proc/[0-9]*/cmdline 2> /dev/null | cut -d/ -f3"
+        return self.run(
+            f"for p in $({found}); do case $(readlink /proc/$p/exe) in *qemu*) cat /proc/$p/status;; esac; done"
+        )
+
+    def end(self, machine_uuid: str) -> None:
+        """Destroy a machine, as an operator does by hand."""
+        connection = libvirt.open(self.uri)
+        try:
+            connection.lookupByUUIDString(machine_uuid).destroy()
+        finally:
+            connection.close()
+
+    def owners(self) -> dict[str, list[str]]:
+        """Who has each device that somebody has, by the command lines of its QEMUs: uuids of machines."""
+        find = "grep -alz vfio-pci /proc/[0-9]*/cmdline 2> /dev/null"
+        lines = self.run(f"{find} | while read f; do tr '\\0' ' ' < $f 2> /dev/null; echo; done; true")
+        found: dict[str, list[str]] = {}
+        for line in lines.splitlines():
+            if (of := re.search(r" -uuid ([0-9a-f-]{36}) ", line)) is not None:
+                for address in re.findall(r'"driver":"vfio-pci","host":"([0-9a-f:.]+)"', line):
+                    found.setdefault(address, []).append(UUID(of[1]).hex)
+        return found
+
+    def starts(self) -> int:
+        """How often libvirt has begun to start a machine of the service's since it was booted, by its logs."""
+        return int(self.run("cat /var/log/libvirt/qemu/corral-*.log 2> /dev/null | grep -c 'starting up'; true") or 0)
+
+    def bound(self, addresses: Sequence[str]) -> None:
+        """Wait until one of these is VFIO's: its own driver has given it away for a machine that is being started."""
+        places = " ".join(f"/sys/bus/pci/drivers/vfio-pci/{address}" for address in addresses)
+        self.run(f"for n in $(seq 900); do for p in {places}; do [ -e $p ] && exit 0; done; sleep 0.05; done; exit 1")
+
+    def kill_daemon(self) -> None:
+        """kill -9 of libvirtd, whatever it is doing; it is started again, and its machines live on."""
+        self.run("kill -9 $(pidof libvirtd); sleep 0.5; libvirtd -d --listen")
+        self.run("until virsh -c qemu:///system version > /dev/null 2>&1; do sleep 0.5; done")
+
+    def kill_guests(self) -> None:
+        """kill -9 of each QEMU that has a device, as soon as there is one, for as long as libvirt starts it."""
+        find = "grep -al vfio-pci /proc/[0-9]*/cmdline 2> /dev/null | cut -d/ -f3"
+        kill = "case $(readlink /proc/$p/exe) in *qemu*) kill -9 $p; exit 0;; esac"
+        seen = f"for p in $({find}); do {kill}; done"
+        self.run(f"for n in $(seq 600); do {seen}; sleep 0.1; done; exit 1")
 
     def take(self, address: str) -> None:
         """Give a device to a machine that is none of ours, as an operator does by hand."""

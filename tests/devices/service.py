@@ -157,9 +157,12 @@ class Guest:
 
 
 @contextlib.contextmanager
-def started(directory: Path, text: str, *, devices: bool = True) -> Iterator[CorralProcess]:
-    """The service, and its host answers; `devices`: shows some that rules offer."""
+def started(directory: Path, text: str, *, devices: bool = True, store: str = "") -> Iterator[CorralProcess]:
+    """The service, and its host answers; `devices`: shows some that rules offer. `store`: a database in place of a
+    file of its own."""
     process = CorralProcess(directory, text)
+    if store:
+        process.use_store(store)
     process.start()
     try:
         wait_until("its host answers", lambda: host_of(process).devices if devices else host_of(process).numa_cells)

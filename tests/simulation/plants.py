@@ -394,6 +394,8 @@ PLANTS: tuple[Plant, ...] = (
         "            if not device.instance_uuid:\n", theme="devices"),
     one("what a machine in quarantine has is given out", DEVICES,
         "machine.name for address in machine.devices})\n", "machine.name for address in ()})\n", theme="devices"),
+    one("who has lost his lease takes devices out of service", "service.reconcile.failing_devices",
+        "        if not devices.is_leased(connection, group.uuid, group.epoch):\n", "        if False:\n", theme="devices"),
     one("what nothing cleans goes to the next one", DEVICES,
         "        unclean = (_DEVICES.c.clean == Clean.NONE.value)", "        unclean = (_DEVICES.c.clean == \"\")",
         theme="devices"),

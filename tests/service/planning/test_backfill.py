@@ -20,7 +20,7 @@ from service.domain.fleet import HostState, HostStatus
 from service.domain.groups import Failure, Group, Instance, InstanceStatus, KeptRoom, KeptSeat, Waiting
 from service.domain.specs import GpuRequest, PlacementPolicy
 from service.domain.waiting import KEPT_AFTER_MS, Waiter, first_for_hosts, keeper, long_enough
-from service.planning import backfill, foresight, translate
+from service.planning import backfill, devices, foresight, translate
 from service.planning.backfill import Kept
 from service.reconcile.reserving import leaving
 from tests.support.builders import ZONE, host, node
@@ -343,3 +343,21 @@ def test_devices_that_a_kept_seat_wants_together_are_left_free_where_they_stand(
         if fits and behind.spec.placement.numa is NumaPolicy.REQUIRED:
             other = {cell for one in found.assignments for cell in one.cells}
             assert other.isdisjoint(cell for one in placed.assignments for cell in one.cells)
+
+
+def test_devices_that_are_booked_count_as_taken_where_their_member_will_be() -> None:
+    """Two of each cell, and two are booked by a member that is pinned to the second one: those of the first are left;
+    with nobody known to come, of each that has the most."""
+    cells = tuple(Cell(number, {"vcpu": 8, "memory": 32 << 30}, {"vcpu": 8, "memory": 32 << 30}) for number in (0, 1))
+    size = {"vcpu": 16, "memory": 64 << 30, "gpu.h100": 4}
+    there = host(1, total=size, allocatable=size, cells=cells, booked={"gpu.h100": 2})
+    cards = [
+        Device(there.uuid, f"0000:{n:02x}:00.0", "h100", (), n % 2, n, "", Clean.RESET, DeviceState.AVAILABLE)
+        for n in range(4)
+    ]
+    for pinned, free in (({"f" * 32: (1,)}, [2, 0]), ({}, [0, 2])):
+        pools, _ = devices.pools(there, cards, pinned)
+        assert [pool.free for pool in pools] == free
+    leaving = [replace(card, instance_uuid="e" * 32, state=DeviceState.CLAIMED) for card in cards[:3]]
+    pools, holds = devices.pools(there, [*leaving, cards[3]], {"e" * 32: (0,), "f" * 32: (1,)})
+    assert ([pool.free for pool in pools], holds) == ([0, 0], {"e" * 32: ((0, 2), (1, 1))})

@@ -12,8 +12,8 @@ from typing import Any
 import libvirt
 import pytest
 
-from service.domain.devices import HeldDevice, HeldFunction
-from service.drivers.base import GuestReport, HostRejected, MachineState
+from service.domain.devices import DeviceRule, DeviceState, HeldDevice, HeldFunction, RuleKind, units
+from service.drivers.base import GuestReport, HostRejected, MachineSpec, MachineState
 from service.drivers.libvirt import inventory
 from service.drivers.libvirt.machines import _ailing
 from service.drivers.libvirt.nodedev import NodeDevices, function_of, really_had
@@ -229,3 +229,37 @@ def planted(code: int) -> libvirt.libvirtError:
     made = libvirt.libvirtError("planted")
     made.err = (code, libvirt.VIR_FROM_NODEDEV, "planted", libvirt.VIR_ERR_ERROR, None, None, None, 0, 0)
     return made
+
+
+async def test_virtual_functions_of_a_network_card_are_given_one_by_one_and_the_card_stays_its_hosts() -> None:
+    host, card = FakeHost(), "0000:02:00.0"
+    virtual = [f"0000:02:10.{number}" for number in (0, 2, 4)]
+    host.functions[card] = Function(card, "8086:10c9", "020000", 12, 0, "igb", "igb")
+    for number, at in enumerate(virtual):
+        host.functions[at] = Function(at, "8086:10ca", "020000", 30 + number, 0, "igbvf", "igbvf", physical=card)
+    driver = driver_of(host)
+    told = (await driver.probe(budget_seconds=BUDGET)).functions
+    rules = (
+        DeviceRule(RuleKind.GPU, "nic-vf", "8086", "10ca"),
+        DeviceRule(RuleKind.GPU, "nic", "8086", "10c9"),
+    )
+    offered = {unit.key: unit for unit in units(rules, "host-1", told or ())}
+    assert (offered[card].state, offered[card].reason) == (
+        DeviceState.BLOCKED,
+        "it has virtual functions, which would go with it",
+    )
+    assert [(offered[at].state, offered[at].virtual_of) for at in virtual] == [(DeviceState.AVAILABLE, card)] * 3
+
+    def member(number: int, at: str) -> MachineSpec:
+        held = HeldDevice(at, "nic-vf", offered[at].functions, offered[at].cell)
+        return specification(number, devices=(held,))
+
+    made = await driver.create_paused(member(1, virtual[0]), budget_seconds=BUDGET)
+    assert made.devices == (virtual[0],)
+    assert [host.functions[at].driver for at in (card, *virtual)] == ["igb", "vfio-pci", "igbvf", "igbvf"]
+    with pytest.raises(HostRejected) as busy:
+        await driver.create_paused(member(2, virtual[0]), budget_seconds=BUDGET)
+    assert busy.value.code == "device_busy"
+    await driver.create_paused(member(3, virtual[1]), budget_seconds=BUDGET)
+    await driver.remove(identity(1), budget_seconds=BUDGET)
+    assert [host.functions[at].driver for at in (card, *virtual)] == ["igb", "igbvf", "vfio-pci", "igbvf"]
