@@ -282,8 +282,11 @@ def _freed(host: Host, cure: Cure) -> Host:
     """The host with as much less in use, of it and of its cells, as the cure says."""
     used, cells, pools = dict(host.used), [dict(cell.used) for cell in host.cells], list(host.pools)
     for short in cure.amounts:
-        if short.pool is not None:
-            pools[short.pool] = replace(pools[short.pool], used=pools[short.pool].used - short.missing)
+        left = short.missing
+        for number, pool in enumerate(pools):  # where it is not said of which, any of the host will do
+            if pool.resource == short.resource and short.pool in (None, number):
+                gone = min(left, pool.used)
+                pools[number], left = replace(pool, used=pool.used - gone), left - gone
         for amounts in (used, *([cells[short.cell]] if short.cell is not None else [])):
             amounts[short.resource] = amounts.get(short.resource, 0) - short.missing
             assert amounts[short.resource] >= 0, "no more is to become free than is in use"
