@@ -102,7 +102,7 @@ KILLS ?= 200
 SEEDS ?= 1000
 .PHONY: simulate
 simulate: ## the control plane under virtual time and faults (SEEDS=n, SEED=k: one with its timeline, PLANTS=1: planted bugs)
-	@PYTHONPATH=.:protos $(BIN)/python -m tests.simulation --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) $(if $(PLANTS),--plants) $(ARGS)
+	@PYTHONPATH=.:protos $(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs $$(nproc) $(if $(SEED),--seed $(SEED)) $(if $(PLANTS),--plants) $(ARGS)
 
 .PHONY: faults
 faults: ## real kills of the service, libvirtd, QEMU and PostgreSQL in a private lab (KILLS=n); as root

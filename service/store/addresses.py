@@ -97,15 +97,22 @@ def give_back(connection: Connection, group_uuid: str) -> None:
 def let_go(connection: Connection, instances: Iterable[str]) -> None:
     """Give back the addresses that these members have no use for any more: those of an attempt without a claim, where
     the member is over or has a later attempt in another zone."""
-    table, claims, members = schema.addresses, schema.claims, schema.instances
     asked = sorted(set(instances))
     if not asked:
         return
+    _LET_GO.run(connection, {"asked": asked})
+
+
+def _to_let_go() -> Statement:
+    table, claims, members = schema.addresses, schema.claims, schema.instances
     claimed = exists().where(claims.c.instance_uuid == table.c.instance_uuid, claims.c.attempt == table.c.attempt)
     lives = exists().where(members.c.uuid == table.c.instance_uuid, members.c.status != InstanceStatus.REMOVED.value)
     newer = table.alias()
     elsewhere = exists().where(newer.c.instance_uuid == table.c.instance_uuid, newer.c.attempt > table.c.attempt)
-    connection.execute(delete(table).where(table.c.instance_uuid.in_(asked), ~claimed, or_(~lives, elsewhere)))
+    return Statement(delete(table).where(among(table.c.instance_uuid, "asked"), ~claimed, or_(~lives, elsewhere)))
+
+
+_LET_GO = _to_let_go()
 
 
 def free_addresses(connection: Connection, zone_uuid: str, network: Network, count: int) -> Sequence[str]:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Integer, Text, column, text
+
+from service.store.statement import Statement
 
 TABLE = "host_changes"
 """Of SQLite alone, and outside of the schema: what is in it can be lost, for then all hosts are read."""
@@ -35,19 +37,30 @@ lowers what is used; so are bookings."""
 
 _KEY = {"hosts": "uuid", "host_resources": "host_uuid"}
 
-_SQLITE_MOMENT = text(
-    "SELECT coalesce((SELECT max(number) FROM host_changes), 0) AS seen, '' AS lineage, (SELECT count(*) FROM hosts)"
+_SEEN = column("seen", Text()), column("lineage", Text()), column("hosts", Integer())
+_SQLITE_MOMENT = Statement(
+    text(
+        "SELECT coalesce((SELECT max(number) FROM host_changes), 0) AS seen, '' AS lineage, "
+        "(SELECT count(*) FROM hosts) AS hosts"
+    ).columns(*_SEEN)
 )
-_SQLITE_SINCE = text("SELECT host_uuid FROM host_changes WHERE number > :seen")
+_SQLITE_SINCE = Statement(
+    text("SELECT host_uuid FROM host_changes WHERE number > :seen").columns(column("host_uuid", Text()))
+)
 # The files of the tables are others after a restore and after a VACUUM FULL, which forgets who wrote what.
-_POSTGRESQL_MOMENT = text(
-    "SELECT pg_current_snapshot()::text AS seen, concat_ws('/', pg_postmaster_start_time()::text, "
-    "(SELECT oid FROM pg_database WHERE datname = current_database()), pg_relation_filenode('hosts'), "
-    "pg_relation_filenode('host_resources')) AS lineage, (SELECT count(*) FROM hosts)"
+_POSTGRESQL_MOMENT = Statement(
+    text(
+        "SELECT CAST(pg_current_snapshot() AS text) AS seen, "
+        "concat_ws('/', CAST(pg_postmaster_start_time() AS text), "
+        "(SELECT oid FROM pg_database WHERE datname = current_database()), pg_relation_filenode('hosts'), "
+        "pg_relation_filenode('host_resources')) AS lineage, (SELECT count(*) FROM hosts) AS hosts"
+    ).columns(*_SEEN)
 )
-_POSTGRESQL_SINCE = text(
-    "SELECT uuid FROM hosts WHERE age(xmin) <= age(CAST(CAST(:oldest AS xid8) AS xid)) UNION "
-    "SELECT host_uuid FROM host_resources WHERE age(xmin) <= age(CAST(CAST(:oldest AS xid8) AS xid))"
+_POSTGRESQL_SINCE = Statement(
+    text(
+        "SELECT uuid AS host_uuid FROM hosts WHERE age(xmin) <= age(CAST(CAST(:oldest AS xid8) AS xid)) UNION "
+        "SELECT host_uuid FROM host_resources WHERE age(xmin) <= age(CAST(CAST(:oldest AS xid8) AS xid))"
+    ).columns(column("host_uuid", Text()))
 )
 
 
@@ -83,17 +96,15 @@ def _snapshot(told: str) -> tuple[int, int, frozenset[int]]:
 def moment(connection: Connection) -> Moment:
     """Of this transaction. To be asked before what is read: what changes meanwhile counts as changed later."""
     statement = _SQLITE_MOMENT if connection.dialect.name == "sqlite" else _POSTGRESQL_MOMENT
-    seen, lineage, hosts = connection.execute(statement).one()
+    seen, lineage, hosts = statement.first(connection)
     return Moment(str(seen), lineage, int(hosts))
 
 
 def since(connection: Connection, earlier: Moment) -> set[str]:
     """The hosts that were changed or added since then, and perhaps some that were not; some of them may be gone."""
     if connection.dialect.name == "sqlite":
-        found = connection.execute(_SQLITE_SINCE, {"seen": int(earlier.seen)})
-    else:
-        found = connection.execute(_POSTGRESQL_SINCE, {"oldest": earlier.seen.partition(":")[0]})
-    return {row[0] for row in found}
+        return set(_SQLITE_SINCE.scalars(connection, {"seen": int(earlier.seen)}))
+    return set(_POSTGRESQL_SINCE.scalars(connection, {"oldest": earlier.seen.partition(":")[0]}))
 
 
 def install(connection: Connection) -> None:

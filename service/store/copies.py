@@ -10,12 +10,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, insert, select, update
 
 from service.store import clock, fleet_events, schema
 from service.store.fleet_events import FleetChange
+from service.store.statement import Statement
 
 _COPIES = schema.image_copies
+_OWNERS = Statement(select(_COPIES.c.owner).where(_COPIES.c.owned_until > bindparam("now")).distinct())
 LARGE = 256 << 20
 """Bytes from which on it is worth something to a plan that a host has a file: about 2 s of a link of 1 Gbit/s."""
 IDLE_MS = 600_000
@@ -104,7 +106,7 @@ def give_back(connection: Connection, host_uuid: str, volume: str, owner: str, *
 
 def owners(connection: Connection, now: int) -> Sequence[str]:
     """The processes that bring some."""
-    return tuple(connection.scalars(select(_COPIES.c.owner).where(_COPIES.c.owned_until > now).distinct()))
+    return tuple(_OWNERS.scalars(connection, {"now": now}))
 
 
 def end_ownership(connection: Connection, owner: str) -> None:

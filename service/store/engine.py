@@ -209,7 +209,11 @@ class Store:
         engine = create_engine(
             self.url,
             poolclass=StaticPool if self.in_memory else (QueuePool if reader else StaticPool),
-            connect_args={"check_same_thread": False, "timeout": sqlite_file.BUSY_MS / 1000},
+            connect_args={
+                "check_same_thread": False,
+                "timeout": sqlite_file.BUSY_MS / 1000,
+                "cached_statements": sqlite_file.STATEMENTS,
+            },
         )
         event.listen(engine, "connect", sqlite_file.configure)
         event.listen(engine, "begin", sqlite_file.begin_deferred if reader else sqlite_file.begin_immediate)

@@ -10,8 +10,10 @@ from service.domain.rolls import Roll
 from service.errors import NotFound
 from service.store import schema
 from service.store.codec import decode, encode
+from service.store.statement import Statement
 
 _ROWS = schema.rolls
+_UNENDED = Statement(select(_ROWS.c.body).where(_ROWS.c.ended_at == 0).order_by(_ROWS.c.created_at, _ROWS.c.uuid))
 
 
 def add(connection: Connection, roll: Roll) -> None:
@@ -37,8 +39,7 @@ def get(connection: Connection, uuid: str, *, lock: bool = False) -> Roll:
 
 def unended(connection: Connection) -> Sequence[Roll]:
     """Those that go on, the oldest first."""
-    query = select(_ROWS.c.body).where(_ROWS.c.ended_at == 0).order_by(_ROWS.c.created_at, _ROWS.c.uuid)
-    return [decode(Roll, body) for body in connection.scalars(query)]
+    return [decode(Roll, body) for body in _UNENDED.scalars(connection)]
 
 
 def page(connection: Connection, after: tuple[int, str] | None, limit: int) -> Sequence[Roll]:

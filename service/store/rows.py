@@ -17,7 +17,6 @@ from sqlalchemy import (
     Row,
     Select,
     Table,
-    Update,
     and_,
     bindparam,
     func,
@@ -28,6 +27,7 @@ from sqlalchemy import (
 )
 
 from service.store.codec import decode
+from service.store.statement import Statement
 
 PAGE_NAME = 64
 """Pages are ordered by this many characters of the name; names that differ only after them are ordered by uuid."""
@@ -50,7 +50,8 @@ def put(
 
 def touch(connection: Connection, table: Table, uuid: str, values: Mapping[str, Any], now: int) -> int:
     """Overwrite `values` of the row as its next version; returns how many rows there were."""
-    return connection.execute(_next_version(table), {"of": uuid, "updated_at": now, **values}).rowcount
+    given = {"of": uuid, "updated_at": now, **values}
+    return _next_version(table, tuple(sorted(given.keys() - {"of"}))).run(connection, given)
 
 
 @cache
@@ -59,8 +60,9 @@ def _insert(table: Table) -> Insert:
 
 
 @cache
-def _next_version(table: Table) -> Update:
-    return update(table).where(table.c.uuid == bindparam("of")).values(version=table.c.version + 1)
+def _next_version(table: Table, names: tuple[str, ...]) -> Statement:
+    given: dict[str, Any] = {name: bindparam(name) for name in names}
+    return Statement(update(table).where(table.c.uuid == bindparam("of")).values(**given, version=table.c.version + 1))
 
 
 def stamps(row: Row[Any]) -> dict[str, Any]:
@@ -97,10 +99,15 @@ def new_in_file(
     A row that an earlier file defined, and this one does not, counts as made at run time and can be removed.
     Call `remember_file` after the rows are there.
     """
-    known = {r.uuid: r.configured for r in connection.execute(select(table.c.uuid, table.c.configured))}
+    known = {r.uuid: r.configured for r in _in_file(table).all(connection)}
     for uuid in sorted(u for u, document in known.items() if document and u not in definitions):
         connection.execute(update(table).where(table.c.uuid == uuid).values(configured=""))
     return frozenset(u for u, document in definitions.items() if not _says_the_same(kind, known.get(u), document))
+
+
+@cache
+def _in_file(table: Table) -> Statement:
+    return Statement(select(table.c.uuid, table.c.configured))
 
 
 def _says_the_same(kind: type[object], known: str | None, document: str) -> bool:
@@ -116,7 +123,10 @@ def _says_the_same(kind: type[object], known: str | None, document: str) -> bool
 
 def remember_file(connection: Connection, table: Table, definitions: Mapping[str, str]) -> None:
     """Keep what the file says, to see at the next start whether it says something else."""
-    for uuid, document in sorted(definitions.items()):
-        connection.execute(
-            update(table).where(table.c.uuid == uuid, table.c.configured != document).values(configured=document)
-        )
+    _to_remember(table).many(connection, [{"of": u, "says": text} for u, text in sorted(definitions.items())])
+
+
+@cache
+def _to_remember(table: Table) -> Statement:
+    anew = table.c.uuid == bindparam("of"), table.c.configured != bindparam("says")
+    return Statement(update(table).where(*anew).values(configured=bindparam("says")))

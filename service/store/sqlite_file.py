@@ -17,6 +17,9 @@ from service.errors import Unavailable
 logger = logging.getLogger(__name__)
 
 BUSY_MS = 5_000
+STATEMENTS = 1024
+"""So many the driver keeps prepared for a connection. The service has a few hundred, and the driver's own 128 let a
+statement go before it is run again."""
 _PRIVATE = 0o600  # sessions' digests, specifications, who did what: nothing for other users of the machine
 
 

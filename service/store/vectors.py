@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, TypedDict
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
@@ -13,10 +14,8 @@ from service.store import claims, schema
 from service.store.statement import Statement, among
 
 _MANY = 2_000  # of so many hosts or more all are read: one statement cannot name more
-_NEW = insert(schema.host_resources)
-_SET = update(schema.host_resources).where(
-    schema.host_resources.c.host_uuid == bindparam("host"), schema.host_resources.c.resource == bindparam("what")
-)
+_NONE: Mapping[str, int] = {"total": 0, "usable": 0, "foreign_used": 0, "beside": 0, "used": 0, "booked": 0}
+_NEW = Statement(insert(schema.host_resources), ("host_uuid", "resource", *_NONE))
 _EVERY = select(schema.host_resources)
 _ALL, _SOME = Statement(_EVERY), Statement(_EVERY.where(among(schema.host_resources.c.host_uuid, "of")))
 
@@ -49,13 +48,20 @@ def write(connection: Connection, uuid: str, known: Vectors, wanted: Mapping[str
     changed = False
     for resource, amounts in wanted.items():
         if resource not in known:
-            connection.execute(_NEW, {"host_uuid": uuid, "resource": resource, "used": 0, **amounts})
+            _NEW.run(connection, {**_NONE, "host_uuid": uuid, "resource": resource, **amounts})
         elif any(getattr(known[resource], name) != amount for name, amount in amounts.items()):
-            connection.execute(_SET, {"host": uuid, "what": resource, **amounts})
+            _set(tuple(sorted(amounts))).run(connection, {"host": uuid, "what": resource, **amounts})
         else:
             continue
         changed = True
     return changed
+
+
+@cache
+def _set(names: tuple[str, ...]) -> Statement:
+    table = schema.host_resources
+    row = table.c.host_uuid == bindparam("host"), table.c.resource == bindparam("what")
+    return Statement(update(table).where(*row).values({name: bindparam(name) for name in names}))
 
 
 def guests(connection: Connection, known: Mapping[str, Vectors]) -> Mapping[tuple[str, str], int]:

@@ -22,7 +22,7 @@ MOST_HASTENED = 4
 """So many that wait are woken at once, the first first; those behind them come when these have had their turn."""
 
 _GROUPS, _COUNTERS = schema.groups, schema.counters
-_COUNT = update(_COUNTERS).where(_COUNTERS.c.name == GIVEN_BACK).values(value=_COUNTERS.c.value + 1)
+_COUNT = Statement(update(_COUNTERS).where(_COUNTERS.c.name == GIVEN_BACK).values(value=_COUNTERS.c.value + 1))
 _SO_FAR = select(_COUNTERS.c.value).where(_COUNTERS.c.name == GIVEN_BACK).scalar_subquery()
 _WAITS = (_GROUPS.c.waiting_since > 0) & (_GROUPS.c.phase == GroupPhase.PLANNING.value)
 _QUEUE = Statement(
@@ -38,7 +38,7 @@ _QUEUE = Statement(
         _SO_FAR.label("given_back"),
     ).where(_WAITS)
 )
-_SOMEBODY_IS_LATE = select(_GROUPS.c.uuid).where(_WAITS, _GROUPS.c.waiting_looked < _SO_FAR).limit(1)
+_SOMEBODY_IS_LATE = Statement(select(_GROUPS.c.uuid).where(_WAITS, _GROUPS.c.waiting_looked < _SO_FAR).limit(1))
 _ENDS = select(_GROUPS.c.uuid, _GROUPS.c.ends_at).where(
     _GROUPS.c.ends_at > 0, _GROUPS.c.phase.not_in((GroupPhase.FAILED.value, GroupPhase.DELETED.value))
 )
@@ -61,7 +61,7 @@ def waits(waiting: Waiting | None) -> Mapping[str, int | str]:
 def given_back(connection: Connection) -> None:
     """Room is given back with this transaction, and whoever waits for some looks at once."""
     events.count(connection, 0)
-    connection.execute(_COUNT)
+    _COUNT.run(connection)
     hints.group_is_due(connection, "")
 
 
@@ -97,7 +97,7 @@ def queue(connection: Connection, now: int, project: str, *, counted: bool) -> t
 
 def to_wake(connection: Connection, now: int) -> tuple[str, ...]:
     """The first of those that have not looked since room was given back. `now`: ms."""
-    if connection.scalar(_SOMEBODY_IS_LATE) is None:
+    if _SOMEBODY_IS_LATE.scalar(connection) is None:
         return ()
     line, _ = queue(connection, now, "", counted=False)
     return tuple(waiter.uuid for waiter in line.owed(line.waiters)[:MOST_HASTENED])

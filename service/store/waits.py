@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
-from sqlalchemy import Column, ColumnElement, Connection, update
+from sqlalchemy import BigInteger, Column, ColumnElement, Connection, bindparam, update
 
 from service.store import schema
+from service.store.statement import Statement
 
 SLACK_MS = 20_000
 """A time may have been set after `now` was read: later by as long as a transaction takes, at most."""
@@ -35,13 +37,19 @@ def hold_to_present(connection: Connection, now: int, waits: Iterable[Wait]) -> 
     """Set each time that lies too far ahead of `now` to the furthest that it can lie. Answers kind -> how many were."""
     held: dict[str, int] = {}
     for wait in waits:
-        columns = schema.metadata.tables[wait.table].c
-        column = columns[wait.column]
-        held_to: dict[Column[int], ColumnElement[int] | int] = {column: now + wait.longest_ms}
-        too_far = column > now + wait.longest_ms + SLACK_MS
-        if wait.since:
-            begun = columns[wait.since]
-            held_to, too_far = {column: column - begun + now, begun: now}, begun > now + SLACK_MS
-        if count := connection.execute(update(column.table).where(too_far).values(held_to)).rowcount:
+        ahead = 0 if wait.since else wait.longest_ms
+        if count := _held(wait).run(connection, {"held_to": now + ahead, "furthest": now + ahead + SLACK_MS}):
             held[wait.kind] = count
     return held
+
+
+@cache
+def _held(wait: Wait) -> Statement:
+    columns = schema.metadata.tables[wait.table].c
+    column, present = columns[wait.column], bindparam("held_to", type_=BigInteger())
+    held_to: dict[Column[int], ColumnElement[int]] = {column: present}
+    late = column
+    if wait.since:
+        late = columns[wait.since]
+        held_to = {column: column - late + present, late: present}
+    return Statement(update(column.table).where(late > bindparam("furthest", type_=BigInteger())).values(held_to))

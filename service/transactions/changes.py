@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields, replace
+from operator import attrgetter
 from typing import NamedTuple
 
 from service.domain.events import EventKind
 from service.domain.fleet import MEMORY, VCPU, HostState
-from service.domain.groups import Group, Instance, InstanceStatus, MoveStage, PlacementRecord, Waiting
+from service.domain.groups import Group, Instance, InstanceStatus, PlacementRecord, Waiting
 from service.domain.network import is_planned
 from service.domain.specs import GroupSpec, MachineType
 from service.errors import WrongState
@@ -157,11 +158,12 @@ def commit(
     gave_back = _give_back(connection, before, after)
     seats = claims.seats_of(connection, after.uuid) if seats is None or ended or before.updating else seats
     invariants.check(before, after, seats)
-    known = {m.uuid: m for m in before.instances}
     if _heard_alone(before, after):
         groups.save(connection, before, after)
         return after
-    stamped = tuple(m if known.get(m.uuid) == m else replace(m, updated_at=now) for m in after.instances)
+    known = {m.uuid: m for m in before.instances}
+    same = (m is known.get(m.uuid) or m == known.get(m.uuid) for m in after.instances)
+    stamped = tuple(m if is_so else replace(m, updated_at=now) for m, is_so in zip(after.instances, same, strict=True))
     # Events carry the group as it will be stored, but for its revision, which is the event's own.
     stored = replace(after, instances=stamped, version=before.version + 1, updated_at=now)
     drafts = _drafts(before, stored)
@@ -259,7 +261,7 @@ def _drafts(before: Group, after: Group) -> list[Draft]:
     known = {m.uuid: m for m in before.instances}
     for member in after.instances:
         old = known.get(member.uuid)
-        if old is None or _told(old) != _told(member):
+        if old is None or (old is not member and _told(old) != _told(member)):
             add(EventKind.INSTANCE, member)
     present = {m.uuid for m in after.instances}
     for gone in before.instances:
@@ -292,39 +294,32 @@ def _told_group(group: Group) -> Group:
     )  # fmt: skip
 
 
-def _told(member: Instance) -> Instance:
-    """The member without what is of no use to a caller, so that bookkeeping alone makes no event."""
-    return replace(
-        member,
-        updated_at=0,
-        deadline_at=0,
-        stop_asked=False,
-        was_resumed=False,
-        move_deadline_at=0,
-        move=MoveStage.NONE,
-        room="",
-        room_order=0,
-        paused_at=0,
-        told_epoch=0,
-        last_answer_at=0,
-        silent_since=0,
-        guest_boot="",
-        holds=None,
-    )
+_OF_THE_GUEST = frozenset({"told_epoch", "last_answer_at", "guest_boot", "holds"})
+_UNTOLD = _OF_THE_GUEST | {
+    "updated_at", "deadline_at", "stop_asked", "was_resumed", "move_deadline_at", "move", "room", "room_order",
+    "paused_at", "silent_since",
+}  # fmt: skip
+
+
+def _without(names: frozenset[str]) -> Callable[[Instance], tuple[object, ...]]:
+    return attrgetter(*(field.name for field in fields(Instance) if field.name not in names))
+
+
+_told = _without(_UNTOLD)
+"""The member without what is of no use to a caller, so that bookkeeping alone makes no event."""
+_not_by_guest = _without(_OF_THE_GUEST)
 
 
 def _heard_alone(before: Group, after: Group) -> bool:
     """Whether guests have said of themselves what changes nothing for anybody, or one more look found what the one
     before had: no new version, so that an etag that a caller has stays good."""
-    deaf = [
-        replace(
-            g,
-            instances=tuple(replace(m, told_epoch=0, last_answer_at=0, guest_boot="", holds=None) for m in g.instances),
-            waiting=_looked_of(g),
-        )
-        for g in (before, after)
-    ]
-    return deaf[0] == deaf[1]
+    if len(before.instances) != len(after.instances):
+        return False
+    for was, now in zip(before.instances, after.instances, strict=True):
+        if was is not now and _not_by_guest(was) != _not_by_guest(now):
+            return False
+    alone = [replace(group, instances=(), waiting=_looked_of(group)) for group in (before, after)]
+    return alone[0] == alone[1]
 
 
 def _looked_of(group: Group) -> Waiting | None:

@@ -8,9 +8,12 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 from tests.simulation import planting, plants
@@ -47,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds = range(chosen.first, chosen.first + chosen.seeds)
     if chosen.plant:
         return hunt(seeds, chosen.theme or plants.find(chosen.plant).theme)
-    return many(seeds, chosen.theme, keep_going=chosen.keep_going, within=chosen.within)
+    return many(seeds, chosen.theme, keep_going=chosen.keep_going, within=chosen.within, jobs=chosen.jobs)
 
 
 def _options() -> argparse.ArgumentParser:
@@ -61,31 +64,26 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--theme", default="", help="all of one kind, as scenario.THEMES has them")
     options.add_argument("--plants", action="store_true", help="all planted bugs, a table")
     options.add_argument("--only", nargs="*", default=[], help="with --plants: these")
-    options.add_argument("--jobs", type=int, default=1, help="with --plants: processes at a time")
+    options.add_argument("--jobs", type=int, default=1, help="processes at a time, of seeds or of plants")
     return options
 
 
-def many(seeds: range, theme: str, *, keep_going: bool, within: float) -> int:
-    """Run all, or as many as the time allows; print a summary."""
-    from tests.simulation.scenario import run
-
+def many(seeds: range, theme: str, *, keep_going: bool, within: float, jobs: int) -> int:
+    """Run all, or as many as the time allows, `jobs` at a time; print a summary."""
     stats: Counter[str] = Counter()
     passed: Counter[str] = Counter()
     failed: list[Result] = []
     started = time.perf_counter()
     virtual = 0.0
     done = 0
-    for seed in seeds:
-        if within and time.perf_counter() - started > within and done >= LEAST:
-            break
-        result = run(seed, theme)
+    for result in _results(seeds, theme, within, jobs):
         done += 1
         stats += result.stats
         passed += result.passed
         virtual += result.virtual_seconds
         if result.violations:
             failed.append(result)
-            print(f"seed {seed}: {result.violations[0]}", flush=True)
+            print(f"seed {result.seed}: {result.violations[0]}", flush=True)
             if not keep_going:
                 print(story(result))
                 break
@@ -98,6 +96,45 @@ def many(seeds: range, theme: str, *, keep_going: bool, within: float) -> int:
     if failed:
         return 1
     return 2 if done >= MANY and _too_little(stats, passed, done) else 0
+
+
+def _results(seeds: range, theme: str, within: float, jobs: int) -> Iterator[Result]:
+    """In the order of the seeds, whoever is done first. Of seeds that violate nothing other processes keep the timeline
+    to themselves."""
+    from tests.simulation.scenario import run
+
+    started, done = time.perf_counter(), 0
+    waiting: deque[Future[Result]] = deque()
+    left = iter(seeds)
+
+    def is_over() -> bool:
+        return bool(within) and time.perf_counter() - started > within and done >= LEAST
+
+    if jobs == 1:
+        for seed in left:
+            if is_over():
+                return
+            yield run(seed, theme)
+            done += 1
+        return
+    with ProcessPoolExecutor(jobs, get_context("fork")) as pool:
+        try:
+            while True:
+                ahead = islice(left, 0 if is_over() else 2 * jobs - len(waiting))
+                waiting += (pool.submit(_brief, seed, theme) for seed in ahead)
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+                done += 1
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _brief(seed: int, theme: str) -> Result:
+    from tests.simulation.scenario import run
+
+    result = run(seed, theme)
+    return result if result.violations else replace(result, timeline=[])
 
 
 def _too_little(stats: Counter[str], passed: Counter[str], seeds: int) -> bool:

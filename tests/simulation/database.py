@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sqlalchemy import Connection, Engine
@@ -41,11 +41,39 @@ def shared() -> tuple[Engine, sqlite3.Connection, bytes]:
     return store.engine, connection, image
 
 
+class _Quick(Connection):
+    """A connection whose transactions are the driver's own: SQLAlchemy's bookkeeping of each costs as much as its work.
+
+    As far as Core can tell it is always in one. `begin` is answered with the connection itself, which stands for it.
+    """
+
+    def begin(self) -> Any:
+        """As Connection.begin."""
+        self._driver.execute("BEGIN IMMEDIATE")
+        return self
+
+    def commit(self) -> None:
+        """As Transaction.commit."""
+        self._driver.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """As Transaction.rollback."""
+        self._driver.execute("ROLLBACK")
+
+    @cached_property
+    def _driver(self) -> sqlite3.Connection:
+        driver = self.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        return driver
+
+
 class _Kept:
     """Stands for the engine: its one connection stays checked out, because a pool's bookkeeping costs a lot."""
 
     def __init__(self, engine: Engine) -> None:
-        self._connection = engine.connect()
+        self._connection = _Quick(engine)
+        Connection.begin(self._connection)
+        self._connection.rollback()  # the driver's, not Core's, which is told of none
 
     def connect(self) -> _Kept:
         """As Engine.connect, to be entered."""
@@ -56,6 +84,16 @@ class _Kept:
 
     def __exit__(self, *_error: object) -> None:
         """Transactions end by themselves."""
+
+
+class _Uncut(transaction.Call):
+    """Nobody cuts a transaction off that runs on the caller's own thread."""
+
+    def holds(self, connection: Connection | None) -> None:
+        """See transaction.Call."""
+
+
+_UNCUT = _Uncut()
 
 
 @cache
@@ -74,6 +112,8 @@ class Database:
         pooled.close()
         self.available = True
         self.answers: dict[object, Any] = {}
+        self._asked: dict[tuple[object, ...], list[tuple[Any, ...]]] = {}
+        self._asked_at = -1
 
     def image(self) -> bytes:
         """All of it as it is now: a backup."""
@@ -83,15 +123,23 @@ class Database:
         """From now on it is what it was when the image was taken. Nobody may have it open."""
         self.connection.deserialize(image)
         self.answers.clear()
+        self._asked.clear()
 
     def transact(self, work: Work[T]) -> T:
         """One transaction of somebody who has the database to himself."""
         self.answers.clear()
-        return transaction.run(_kept(), work)
+        return transaction.run(_kept(), work, _UNCUT)
 
     def rows(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
-        """Plain SQL, outside of any replica."""
-        return self.connection.execute(query, arguments).fetchall()
+        """Plain SQL, outside of any replica. What was asked before, and nothing has changed since, is not asked again:
+        several who judge a commit ask the same. Nobody may change the list."""
+        changes, asked = self.connection.total_changes, (query, *arguments)
+        if changes != self._asked_at:
+            self._asked, self._asked_at = {}, changes
+        known = self._asked.get(asked)
+        if known is None:
+            known = self._asked[asked] = self.connection.execute(query, arguments).fetchall()
+        return known
 
 
 _CATCH_UP = "Feed._catch_up.<locals>.<lambda>"
@@ -160,7 +208,7 @@ class SimulatedStore(Store):
             return cast(T, answers[key])
         before = world.database.connection.total_changes
         try:
-            result = transaction.run(_kept(), work if told is None else events.noting(work, told))
+            result = transaction.run(_kept(), work if told is None else events.noting(work, told), _UNCUT)
         finally:
             if world.database.connection.total_changes != before:
                 world.committed()

@@ -401,8 +401,8 @@ PLANTS: tuple[Plant, ...] = (
         theme="devices"),
     # --- events ---
     one("a change of a member is not told", CHANGES,
-        "        if old is None or _told(old) != _told(member):\n",
-        "        if old is None or (_told(old) != _told(member) and member.status.value != \"Claimed\"):\n"),
+        "(old is not member and _told(old) != _told(member))",
+        "(_told(old) != _told(member) and member.status.value != \"Claimed\")"),
     one("an event without its number", CHANGES,
         "Draft(kind, before.sequence + len(drafts) + 1, body)", "Draft(kind, before.sequence + len(drafts) + 2, body)"),
     one("the end of an operation is not told", CHANGES,

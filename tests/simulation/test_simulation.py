@@ -35,7 +35,7 @@ def test_whatever_fails_no_invariant_breaks_and_all_comes_to_rest(first: int) ->
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_over_thousands_of_seeds_every_point_is_passed_and_no_invariant_breaks() -> None:
-    _run(1_000_001)
+    _run(1_000_001, "--jobs", str(len(os.sched_getaffinity(0))))
 
 
 def _run(first: int, *more: str) -> None:
@@ -85,6 +85,12 @@ def test_a_seed_does_not_depend_on_the_seeds_before_it() -> None:
         cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert alone.stdout.splitlines()[-1] == after.stdout.strip()
+
+
+def test_seeds_in_several_processes_are_told_as_those_in_one() -> None:
+    one, two = (simulate("--first", "40", "--seeds", "6", "--jobs", jobs) for jobs in ("1", "2"))
+    assert one.returncode == two.returncode == 0, one.stdout[-4000:] + two.stdout[-4000:] + two.stderr[-4000:]
+    assert one.stdout.splitlines()[1:] == two.stdout.splitlines()[1:]
 
 
 def test_the_observer_shares_no_code_with_the_service() -> None:
