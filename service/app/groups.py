@@ -48,6 +48,7 @@ from service.store import addresses, clock, clusters, events, fleet, group_pages
 from service.store.codec import canonical
 from service.store.connection import Connection
 from service.store.engine import Store
+from service.store.known_groups import KnownGroups
 from service.transactions import kept_room
 from service.transactions.changes import accepted
 from service.transactions.secrets import KnownSecrets
@@ -118,8 +119,8 @@ class Groups(GroupUpdates):
         secrets: KnownSecrets | None = None,
     ) -> None:
         super().__init__(store, limits or GroupLimits(), signals or Signals(), secrets or KnownSecrets())
-        self._feed = feed
-        self._planner = planner
+        self._feed, self._planner = feed, planner
+        self._known = KnownGroups()
         self._fleet_reader = fleet_reader or FleetReader()
         self._cluster = cluster
         self._new_uuid = new_uuid
@@ -234,16 +235,14 @@ class Groups(GroupUpdates):
 
     async def get(self, caller: Caller, uuid: str) -> Group:
         """The group as it stands. A deleted one, and one of another tenant, is NotFound."""
-        group = await self._store.read(lambda c: groups.load(c, uuid))
-        return visible(caller, group)
+        return visible(caller, await self._store.read(lambda c: self._known.load(c, uuid)))
 
     async def list(self, caller: Caller, query: GroupFilter, asked: int, page_token: str) -> GroupPage:
         """Groups by creation, a page at a time. `asked`: its size, 0 for the default.
 
         Raises InvalidArgument for a token of another listing.
         """
-        cursor = paging.cursor("instance groups", asked, page_token, *astuple(query))
-        own = project_of(caller)
+        cursor, own = paging.cursor("instance groups", asked, page_token, *astuple(query)), project_of(caller)
 
         def read(connection: Connection) -> tuple[int, tuple[Group, ...]]:
             if own is not None and query.project not in ("", own):
@@ -257,6 +256,7 @@ class Groups(GroupUpdates):
                 statuses=query.statuses,
                 zone_uuid=query.zone_uuid,
                 tag=query.tag,
+                load=self._known.load_many,
             )
             return events.head(connection)[1], tuple(found)
 

@@ -12,6 +12,7 @@ from service.contract.status import MessageTooLarge
 from service.errors import FieldViolation, InvalidArgument
 
 Deserializer = Callable[[bytes], Any]
+Serializer = Callable[[Any], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,22 @@ class Refused:
     """Stands for a request that must not reach its handler."""
 
     error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An answer that is the bytes of its message already."""
+
+    data: bytes
+
+
+def serialized(serialize: Serializer) -> Serializer:
+    """A serializer that sends what is ready as it is."""
+
+    def run(answer: Any) -> bytes:
+        return answer.data if isinstance(answer, Ready) else serialize(answer)
+
+    return run
 
 
 def guarded(deserialize: Deserializer, limit: int) -> Deserializer:

@@ -13,10 +13,11 @@ from service.app.logs import Logs
 from service.app.updates import Rollout
 from service.contract import pages, validation
 from service.contract.call import current_caller, seconds_left
-from service.contract.convert import events, inventory, logs, requests
+from service.contract.convert import events, inventory, logs, requests, views
 from service.contract.convert.explanation import in_callers_order
 from service.contract.convert.inventory import Reachable
 from service.errors import PlacementError
+from service.rpc.calls import Ready
 
 SERVICE = deploy_pb2.DESCRIPTOR.services_by_name["DistributedModelService"].full_name
 
@@ -30,6 +31,7 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
         self._logs = instance_logs
         self._reachable = reachable
         self._events = events.EventMessages(reachable)
+        self._views = views.GroupViews(reachable)
 
     async def DeployDistributedModelService(  # noqa: N802
         self, request: deploy_pb2.DeployDistributedModelServiceRequest, context: Any
@@ -70,19 +72,25 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
 
     async def GetInstanceGroup(  # noqa: N802
         self, request: deploy_pb2.GetInstanceGroupRequest, context: Any
-    ) -> deploy_pb2.GetInstanceGroupResponse:
+    ) -> Any:
         """One group as it stands."""
         validation.check(request)
         group = await self._groups.get(current_caller(), request.uuid)
+        if _takes_bytes(context):
+            return Ready(self._views.group(group))
         return deploy_pb2.GetInstanceGroupResponse(inventory=inventory.group(group, self._reachable))
 
     async def ListInstanceGroups(  # noqa: N802
         self, request: deploy_pb2.ListInstanceGroupsRequest, context: Any
-    ) -> deploy_pb2.ListInstanceGroupsResponse:
+    ) -> Any:
         """A page of groups."""
         validation.check(request)
         query = GroupFilter(request.name, tuple(request.statuses), request.zone_uuid, request.tag, request.project)
         page = await self._groups.list(current_caller(), query, request.page_size, request.page_token)
+        if _takes_bytes(context):
+            made, token = pages.fitting_bytes(page.page, self._views.group)
+            rest = deploy_pb2.ListInstanceGroupsResponse(next_page_token=token, revision=page.revision)
+            return Ready(b"".join((*made, rest.SerializeToString())))
         found, token = pages.fitting(page.page, lambda group: inventory.group(group, self._reachable))
         return deploy_pb2.ListInstanceGroupsResponse(inventories=found, next_page_token=token, revision=page.revision)
 
@@ -99,13 +107,16 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
 
     async def WatchInstanceGroups(  # noqa: N802
         self, request: deploy_pb2.WatchInstanceGroupsRequest, context: Any
-    ) -> AsyncIterator[deploy_pb2.WatchInstanceGroupsResponse]:
+    ) -> AsyncIterator[Any]:
         """Changes from a revision on, until the client leaves or the service drains."""
         validation.check(request)
         watch = self._groups.watch(current_caller(), request.start_revision or None, request.uuid or None)
         async with aclosing(watch) as changes:
             async for change in changes:
-                yield deploy_pb2.WatchInstanceGroupsResponse(event=self._events.change(change))
+                if _takes_bytes(context):
+                    yield Ready(self._events.framed(change))
+                else:
+                    yield deploy_pb2.WatchInstanceGroupsResponse(event=self._events.change(change))
 
     async def ListInstanceGroupEvents(  # noqa: N802
         self, request: deploy_pb2.ListInstanceGroupEventsRequest, context: Any
@@ -241,3 +252,8 @@ class DistributedModelServicer(deploy_pb2_grpc.DistributedModelServiceServicer):
         async with aclosing(self._groups.follow_marked(started.group.uuid, started.after_revision)) as changes:
             async for change in changes:
                 yield self._events.change(change)
+
+
+def _takes_bytes(context: Any) -> bool:
+    """Whether the answer goes out as protobuf, not as JSON."""
+    return context is not None

@@ -84,7 +84,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
     def _wrap(self, handler: Handler, method: Method) -> Handler:
         deserializer = calls.guarded(handler.request_deserializer, self._frame.limits.max_message_bytes)
-        serializer = handler.response_serializer
+        serializer = calls.serialized(handler.response_serializer)
         if handler.request_streaming and handler.response_streaming:
             bidi = self._stream(handler.stream_stream, method, from_stream=True)
             return grpc.stream_stream_rpc_method_handler(bidi, deserializer, serializer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
@@ -12,6 +12,7 @@ from service.store import schema
 from service.store.groups import load_many
 
 _GROUPS = schema.groups
+Load = Callable[[Connection, Sequence[str]], tuple[Group, ...]]
 
 
 def page(
@@ -24,10 +25,12 @@ def page(
     statuses: Sequence[str] = (),
     zone_uuid: str = "",
     tag: str = "",
+    load: Load = load_many,
 ) -> tuple[Group, ...]:
     """Up to `limit` groups that are not deleted, by (created_at, uuid), after the given key. `project` None: all.
 
-    `zone_uuid`: a node was asked for or is seated there; `tag`: is one of the group's tags or tag uuids.
+    `zone_uuid`: a node was asked for or is seated there; `tag`: is one of the group's tags or tag uuids; `load`: reads
+    the groups of these uuids.
     """
     table = schema.groups
     query = select(table.c.created_at, table.c.uuid).where(table.c.phase != GroupPhase.DELETED.value)
@@ -46,7 +49,7 @@ def page(
     found: list[Group] = []
     while len(found) < limit:
         keys = connection.execute(query if after is None else query.where(_behind(*after))).all()
-        batch = load_many(connection, [key.uuid for key in keys])
+        batch = load(connection, [key.uuid for key in keys])
         found += [g for g in batch if not tag or tag in (*g.spec.system_tags, *g.spec.user_tags, *g.spec.tag_uuids)]
         if len(keys) < limit:
             break

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from corral.v1 import group_pb2
 
 from service.app.feed import Bookmark
-from service.contract.call import told_cause
-from service.contract.convert import inventory
+from service.contract.convert import inventory, views
 from service.contract.convert.inventory import Reachable
 from service.domain.events import Event, EventKind
 from service.domain.groups import Group, PlacementRecord
@@ -68,6 +67,14 @@ def bookmark(value: Bookmark) -> group_pb2.InstanceGroupEvent:
     )
 
 
+@dataclass(slots=True)
+class _Made:
+    """`data`: of the message, once somebody was sent it."""
+
+    message: group_pb2.InstanceGroupEvent
+    data: bytes = b""
+
+
 class EventMessages:
     """Events as messages, each made once for all that are told of it: a thousand watchers hear of the same event.
 
@@ -76,19 +83,29 @@ class EventMessages:
 
     def __init__(self, reachable: Reachable) -> None:
         self._reachable = reachable
-        self._made: OrderedDict[tuple[int, frozenset[str], bool], group_pb2.InstanceGroupEvent] = OrderedDict()
+        self._made: OrderedDict[tuple[int, frozenset[str], bool], _Made] = OrderedDict()
 
     def change(self, value: Group | Event | Bookmark) -> group_pb2.InstanceGroupEvent:
         """As the function `change`."""
+        return self._event(value).message if isinstance(value, Event) else change(value, self._reachable)
+
+    def framed(self, value: Group | Event | Bookmark) -> bytes:
+        """The same as field 1 of an answer."""
         if not isinstance(value, Event):
-            return change(value, self._reachable)
+            return views.framed(change(value, self._reachable))
+        made = self._event(value)
+        if not made.data:
+            made.data = views.framed(made.message)
+        return made.data
+
+    def _event(self, value: Event) -> _Made:
         members = value.group.instances if value.group is not None else ()
         zones = {member.zone_uuid for member in (value.instance, *members) if member is not None}
         # What is reachable may change with a zone's network; and not every caller is told what a host itself said.
-        key = value.revision, frozenset(zone for zone in zones if self._reachable(zone)), told_cause("any") != ""
+        key = value.revision, frozenset(zone for zone in zones if self._reachable(zone)), views.tells_causes()
         made = self._made.get(key)
         if made is None:
-            made = self._made[key] = event(value, self._reachable)
+            made = self._made[key] = _Made(event(value, self._reachable))
             if len(self._made) > _MOST_SHARED:
                 self._made.popitem(last=False)
         return made
