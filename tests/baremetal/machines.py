@@ -46,11 +46,11 @@ _DOMAIN = """
 <serial type='file'><source path='/var/log/libvirt/{name}.log'/></serial>
 <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng></devices>{more}</domain>
 """
-# libvirt knows no emulated NVMe drive.
+# libvirt knows no emulated NVMe drive, nor that a slot has one: of those that it gives out itself this one is not.
 _NVME = (
     "<qemu:commandline><qemu:arg value='-drive'/>"
     "<qemu:arg value='file={images}/{name}.nvme,if=none,id=nvme0,format=raw'/>"
-    "<qemu:arg value='-device'/><qemu:arg value='nvme,drive=nvme0,serial=one'/></qemu:commandline>"
+    "<qemu:arg value='-device'/><qemu:arg value='nvme,drive=nvme0,serial=one,addr=0x10'/></qemu:commandline>"
 )
 
 
