@@ -177,14 +177,27 @@ def find(pool: Any, name: str) -> Any | None:
 
 
 def capacity(volume: Any) -> int | None:
-    """Its size in bytes, read from its file; None where the file is gone, whatever the pool remembers."""
+    """Its size in bytes, read from its file; None where the file is gone, whatever the pool remembers.
+
+    Not its capacity: libvirt refreshes the pool after each upload, and takes a volume whose content is qcow2 for a disk
+    of the size that stands there.
+    """
     try:
-        return int(volume.info()[1])
+        return _file_size(volume)
     except libvirt.libvirtError as error:
         absent = error.get_error_code() == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() == errno.ENOENT
         if connection_lost(error) or not (absent or error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL):
             raise
         return None
+
+
+def _file_size(volume: Any) -> int:
+    try:
+        return int(volume.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2])
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+            raise
+        return int(volume.info()[1])  # of libvirt's test driver, which has no files
 
 
 def backing_path(volume: Any) -> str:

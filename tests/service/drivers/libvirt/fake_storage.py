@@ -92,8 +92,9 @@ class FakeVolume:
     def path(self) -> str:
         return f"/pool/{self._name}"
 
-    def info(self) -> list[int]:
-        """Type, capacity and allocation, read from the file, which may be gone without libvirt's knowledge."""
+    def infoFlags(self, flags: int) -> list[int]:  # noqa: N802
+        """Type, capacity and size, read from the file, which may be gone without libvirt's knowledge."""
+        assert flags == libvirt.VIR_STORAGE_VOL_GET_PHYSICAL
 
         def read() -> list[int]:
             xml = self.host.volumes.get(self._name)
@@ -103,7 +104,8 @@ class FakeVolume:
                 raise absent_file()
             # As libvirt does: of a raw volume that somebody has written to, its file's size.
             made_as = int(ElementTree.fromstring(xml).findtext("capacity", "0"))
-            return [0, max(made_as, len(self.host.contents.get(self._name, b"")) if made_as == 0 else 0), 0]
+            size = max(made_as, len(self.host.contents.get(self._name, b"")) if made_as == 0 else 0)
+            return [0, 1 << 40, size]  # what it takes for the capacity is the content's own word
 
         return self.host.step("volumeInfo", read)  # type: ignore[no-any-return]
 
