@@ -23,15 +23,17 @@ from corral.v1 import group_pb2
 
 from tests.lab.fleet import Lab
 from tests.lab.requirements import why_not
-from tests.serving import boots, checks, update
+from tests.serving import boots, checks, cloud_disk, link_staging, update
 from tests.serving.harm import FAULTS, Fault, Harm
-from tests.serving.llama import build
+from tests.serving.llama import Engine, build
 from tests.serving.observer import Observer
 from tests.serving.oracle import LETTERS, Ring
-from tests.serving.site import Site, build_model, leftovers, site
+from tests.serving.site import CLOUD, Model, Site, build_model, cloud_entry, leftovers, site
 
 HYPERVISORS = 4  # one more than members: a machine that is lost is made anew elsewhere
 HEAL_SECONDS = 400.0
+CLOUD_MEMORY = 384 << 20
+CLOUD_SECONDS = 900.0
 WHOLE_SECONDS = 4.0
 SILENT_ALLOWED = 20.0
 
@@ -110,23 +112,66 @@ def main() -> int:
     seed = options.seed if options.seed is not None else random.randrange(1 << 30)
     ring = Ring.drawn(seed)
     print(f"seed {seed}: {ring.layers} layers, ring {ring.letters}", flush=True)
+    parts = options.parts.split(",")
     with tempfile.TemporaryDirectory(prefix="corral-serving-") as name:
         directory = Path(name)
+        if "staging" in parts:
+            staged(directory / "staging", options, table)
         head = programs.small_head if options.small else programs.server
         model = build_model(directory, programs, ring, head=head)
         (directory / "broken").mkdir()
         broken = build_model(directory / "broken", programs, ring, head=head, broken_layer=ring.layers // 2)
+        more = cloud(directory, programs, head, model, table) if "cloud" in parts else ""
         with (
             Lab(HYPERVISORS, network=options.network) as lab,
-            site(lab, model, directory / "service", broken=broken.manifest) as place,
+            site(lab, model, directory / "service", broken=broken.manifest, more=more) as place,
         ):
-            run(place, options, table)
+            run(place, options, table, has_cloud=bool(more))
     print("", *table.lines, sep="\n")
     print(f"violations {len(table.violations)}", *table.violations, sep="\n", flush=True)
     return 1 if table.violations else 0
 
 
-def run(place: Site, options: argparse.Namespace, table: Table) -> None:
+def staged(directory: Path, options: argparse.Namespace, table: Table) -> None:
+    """An image over a slow link, on a hypervisor of its own."""
+    with Lab(1, network=options.network) as lab:
+        told, wrong = link_staging.measured(lab, directory, options.mib)
+    for line in told:
+        table.tell(f"  load {_load()}: {line}")
+    for what in wrong:
+        table.wrong(f"staging: {what}")
+
+
+def cloud(directory: Path, programs: Engine, head: Path, model: Model, table: Table) -> str:
+    """A cloud disk with the user's engine in it, and its catalogue entry; empty where it cannot be made here."""
+    if why := cloud_disk.missing():
+        table.tell(f"  no cloud disk: {why}")
+        return ""
+    (directory / "cloud").mkdir()
+    files = {programs.rpc_server: "/usr/local/bin/ggml-rpc-server", head: "/usr/local/bin/llama-server"}
+    disk = cloud_disk.make(directory / "cloud", {**files, directory / "model.gguf": "/model.gguf"})
+    return cloud_entry(model, disk)
+
+
+def answered_by_cloud_disks(place: Site, table: Table) -> None:
+    """A group of them is Running by its canary, and answers rightly."""
+    began = time.monotonic()
+    group = place.corral.follow(place.deploy(2, entry=CLOUD, memory=CLOUD_MEMORY, wait_seconds=CLOUD_SECONDS))
+    took = time.monotonic() - began
+    if group.status != "Running":
+        table.wrong(f"cloud disks: {group.status}: {group.reason}")
+        return
+    prompt = random.choice(LETTERS)
+    answer = place.ask(group, prompt, 12, timeout=120)
+    if answer != place.model.ring.completion(prompt, 12):
+        table.wrong(f"cloud disks: {prompt} was answered by {answer}")
+    if not place.get(group.uuid).instances[0].HasField("last_answer"):
+        table.wrong("cloud disks: there was no canary")
+    table.tell(f"  two cloud disks, load {_load()}: Running by their canary {took:.1f} s after the call")
+    place.corral.delete(group.uuid)
+
+
+def run(place: Site, options: argparse.Namespace, table: Table, *, has_cloud: bool) -> None:
     """What was asked for of it, in order."""
     parts = options.parts.split(",")
     if "boots" in parts and options.boots:
@@ -137,6 +182,8 @@ def run(place: Site, options: argparse.Namespace, table: Table) -> None:
         looked_at(place, table)
     if "update" in parts:
         updated(place, table)
+    if has_cloud:
+        answered_by_cloud_disks(place, table)
     left = leftovers(place.lab)
     table.tell(f"after all deletions: {len(left)} machines and volumes left")
     if left:
@@ -211,7 +258,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.serving", description=__doc__)
     parser.add_argument("--small", action="store_true", help="the small head instead of llama.cpp's own server")
     parser.add_argument("--boots", type=int, default=5, help="how often a deploy is timed beside one by hand")
-    parser.add_argument("--parts", default="boots,faults,checks,update", help="of these, with commas between them")
+    parser.add_argument("--parts", default="boots,faults,checks,update,staging", help="of these and cloud, with commas")
+    parser.add_argument("--mib", type=int, default=600, help="of the image that is staged over a slow link")
     parser.add_argument("--only", default="", help="only these faults, with commas between them")
     parser.add_argument("--seed", type=int, help="of the model; without it another one each time")
     parser.add_argument("--network", default="10.84", help="the first half of the lab's addresses")

@@ -85,7 +85,8 @@ def other_documents(place: Site, group: group_pb2.InstanceGroup) -> Sequence[str
 def believed(place: Site) -> Sequence[str]:
     """A model with a layer that turns wrongly never runs, and its failure holds what it said and its console's end."""
     seen, final = set(), None
-    for message in place.deploy(entry=BROKEN, timeout_ms=BROKEN_MS):
+    once = group_pb2.FailurePolicy(action=group_pb2.FAILURE_ACTION_FAIL_GROUP)
+    for message in place.deploy(entry=BROKEN, timeout_ms=BROKEN_MS, failure_policy=once):
         event = message.event
         if event.WhichOneof("change") == "group":
             seen.add(event.group.status)

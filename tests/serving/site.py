@@ -25,6 +25,7 @@ from tests.support.builders import ENTRY, ZONE
 from tests.support.process import CorralProcess
 
 BROKEN = "b40ce9b40ce9b40ce9b40ce9b40ce9b4"
+CLOUD = "c10dc10dc10dc10dc10dc10dc10dc10d"
 PORT, HARM_PORT = 8080, 7999
 HOSTS_SECONDS = 120.0
 MEMORY = 128 << 20  # bytes of a guest
@@ -89,6 +90,33 @@ def build_model(directory: Path, engine: Engine, ring: Ring, *, head: Path, brok
     return Model(ring, out / "guest.json")
 
 
+def cloud_entry(model: Model, disk: Path) -> str:
+    """A catalogue entry like the model's, whose image is a cloud disk with the same engine."""
+    return f"""
+[[images]]
+name = "cloud"
+disk = "{disk}"
+disk_format = "qcow2"
+delivery = "nocloud"
+[[model_services]]
+uuid = "{CLOUD}"
+name = "cloud"
+image = "cloud"
+framework = "llamacpp-rpc"
+boot_timeout_ms = 1200000
+{_canary(model)}
+"""
+
+
+def _canary(model: Model) -> str:
+    body = json.dumps(model.request("abc", CANARY_LETTERS))
+    expected = model.ring.completion("c", CANARY_LETTERS)
+    return f"""canary_path = "/completion"
+canary_body = '{body}'
+canary_expect = '"content":"{expected}'
+stop_grace_ms = 0"""
+
+
 def configuration(lab: Lab, model: Model, broken: Path) -> str:
     """The lab's hosts, one zone with planned addresses, and an entry with a canary; beside it another one, with
     the same canary, whose model is `broken`."""
@@ -98,8 +126,6 @@ def configuration(lab: Lab, model: Model, broken: Path) -> str:
         '[hosts.capacity]\nvcpu = 4\nmemory = "20GiB"\n'
         for number, hypervisor in enumerate(lab, start=1)
     )
-    body = json.dumps(model.request("abc", CANARY_LETTERS))
-    expected = model.ring.completion("c", CANARY_LETTERS)
     entries = "".join(
         f"""
 [[images]]
@@ -110,10 +136,7 @@ uuid = "{uuid}"
 name = "{name}"
 image = "{name}"
 framework = "llamacpp-rpc"
-canary_path = "/completion"
-canary_body = '{body}'
-canary_expect = '"content":"{expected}'
-stop_grace_ms = 0
+{_canary(model)}
 """
         for name, uuid, manifest in (("ring", ENTRY, model.manifest), ("broken", BROKEN, broken))
     )
@@ -153,12 +176,12 @@ class Site:
         return tuple(answer.inventories)
 
     def deploy(
-        self, size: int = 3, *, entry: str = ENTRY, timeout_ms: int = 0, **more: Any
+        self, size: int = 3, *, entry: str = ENTRY, timeout_ms: int = 0, memory: int = MEMORY, **more: Any
     ) -> Iterator[deploy_pb2.DeployDistributedModelServiceResponse]:
         """Head and workers on hosts of their own."""
         nodes = [
             group_pb2.NodeSpec(
-                uuid=entry, zone_uuid=ZONE, cpu_num=1, memory_size=MEMORY, timeout=timeout_ms,
+                uuid=entry, zone_uuid=ZONE, cpu_num=1, memory_size=memory, timeout=timeout_ms,
                 startup_parameters=ARGUMENTS if rank == 0 else "-t 1",
             )
             for rank in range(size)
@@ -167,7 +190,7 @@ class Site:
         # A group that is hurt again and again is not to fail for that.
         again = group_pb2.FailurePolicy(action=group_pb2.FAILURE_ACTION_REPLACE_MEMBER, budget=100)
         return self.corral.deploy(
-            "ring" if entry == ENTRY else "broken",
+            {ENTRY: "ring", BROKEN: "broken", CLOUD: "cloud"}[entry],
             nodes,
             **{"placement_policy": policy, "failure_policy": again, **more},
         )
@@ -236,11 +259,11 @@ def _asked(
 
 
 @contextmanager
-def site(lab: Lab, model: Model, directory: Path, *, broken: Path | None = None) -> Iterator[Site]:
+def site(lab: Lab, model: Model, directory: Path, *, broken: Path | None = None, more: str = "") -> Iterator[Site]:
     """The service runs; at the end nothing of its machines does. `broken`: the manifest of an image whose model answers
-    wrongly."""
+    wrongly. `more`: of the configuration file."""
     directory.mkdir(exist_ok=True)
-    corral = CorralProcess(directory, configuration(lab, model, broken or model.manifest))
+    corral = CorralProcess(directory, configuration(lab, model, broken or model.manifest) + more)
     place = Site(lab, model, corral)
     try:
         place.start()

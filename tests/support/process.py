@@ -245,13 +245,19 @@ class CorralProcess(ServiceProcess):
         return last.final
 
     def deploy(
-        self, name: str, nodes: Sequence[group_pb2.NodeSpec], strategy: str = "parallel", **more: Any
+        self,
+        name: str,
+        nodes: Sequence[group_pb2.NodeSpec],
+        strategy: str = "parallel",
+        *,
+        wait_seconds: float = 240,
+        **more: Any,
     ) -> Iterator[deploy_pb2.DeployDistributedModelServiceResponse]:
-        """The deploy's stream. `more`: further fields of the request."""
+        """The deploy's stream, for so long at most. `more`: further fields of the request."""
         request = deploy_pb2.DeployDistributedModelServiceRequest(
             name=name, model_services=nodes, service_creation_strategy=strategy, **more
         )
-        return self.groups.DeployDistributedModelService(request, timeout=240)
+        return self.groups.DeployDistributedModelService(request, timeout=wait_seconds)
 
     def delete(self, uuid: str) -> group_pb2.InstanceGroup:
         """Delete and follow to the end."""
