@@ -251,11 +251,12 @@ def number_of(address: str) -> int:
     return int(ip_address(address))
 
 
+@lru_cache(maxsize=1 << 15)
 def mac_address(address: str, instance_uuid: str) -> str:
     """A locally administered mac address: the same for the same address, or where there is none for the same instance.
 
     An address that is used again with another mac is unreachable for its neighbours for 25 to 35 s (measured: their ARP
-    entries are stale).
+    entries are stale). Kept, since for each machine that is made those of its whole group are compared.
     """
     low = number_of(address) & 0xFFFFFFFF if address else int(instance_uuid[:8], 16)
     first = 0x52 if address else 0x56

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from service.domain import containers
@@ -45,7 +45,7 @@ def command(group: Group, member: Instance, entries: Mapping[str, ModelService])
     own = entry.initial_command if member.rank == 0 else entry.worker_command or entry.initial_command
     if not own:
         fragments = preset.leader_command if member.rank == 0 else preset.worker_command
-        own = _joined(fragments, _values(group, member, entries))
+        own = _joined(fragments, _values(group, member, entries, {n for f in fragments for n in _PLACE.findall(f)}))
     given = words(member.spec.startup_parameters)
     if not own and entry.image.container is not None:
         return containers.command(entry.image.container.entrypoint, entry.image.container.arguments, given)
@@ -137,16 +137,16 @@ def devices(node: NodeSpec) -> int:
     return sum(gpu.count for gpu in node.gpus)
 
 
-def _values(group: Group, member: Instance, entries: Mapping[str, ModelService]) -> Mapping[str, object]:
-    """What a preset's commands may name: name -> value; 0 and "" for what is not known."""
+def _values(
+    group: Group, member: Instance, entries: Mapping[str, ModelService], asked: Set[str]
+) -> Mapping[str, object]:
+    """What a preset's commands may name: name -> value; 0 and "" for what is not known. What every member has to be
+    looked at for stands there where it is asked for."""
     leader, entry = group.instances[0], entries[member.uuid]
     ports = _ports(entry)
     ranges = ranges_of(entry.framework, ports)
-    every = sum(devices(m.spec) for m in group.instances)
+    every = sum(devices(m.spec) for m in group.instances) if asked & {"pipeline", "all_devices"} else 0
     tensor = leader.spec.tensor_parallel_size or devices(leader.spec)
-    workers = [
-        f"{_bracketed(m.address)}:{_ports(entries[m.uuid]).get('rpc', 0)}" for m in group.instances[1:] if m.address
-    ]
     return {
         **ports,
         **{f"{role}_second": first + 1 for role, (first, _) in ranges.items()},
@@ -157,13 +157,21 @@ def _values(group: Group, member: Instance, entries: Mapping[str, ModelService])
         "any": ANY_ADDRESS[6 if ":" in member.address else 4],
         "leader": _bracketed(leader.address),
         "rendezvous": _ports(entries[leader.uuid]).get("rendezvous", 0),
-        "workers": ",".join(workers) if len(workers) == len(group.instances) - 1 else "",
+        "workers": _workers(group, entries) if "workers" in asked else "",
         "tensor": tensor,
         "pipeline": every // tensor if tensor and every > tensor and every % tensor == 0 else 0,
         "all_devices": leader.spec.tensor_parallel_size or every,
         "processes": devices(member.spec) or 1,
-        "all_processes": sum(processes(m.spec) for m in group.instances),
+        "all_processes": sum(processes(m.spec) for m in group.instances) if "all_processes" in asked else 0,
     }
+
+
+def _workers(group: Group, entries: Mapping[str, ModelService]) -> str:
+    """Where the workers listen; empty unless the addresses of all are known."""
+    workers = [
+        f"{_bracketed(m.address)}:{_ports(entries[m.uuid]).get('rpc', 0)}" for m in group.instances[1:] if m.address
+    ]
+    return ",".join(workers) if len(workers) == len(group.instances) - 1 else ""
 
 
 def _ports(entry: ModelService) -> Mapping[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from ipaddress import ip_network
 from typing import Any
@@ -13,7 +12,7 @@ from service.domain.fleet import Host, Zone
 from service.domain.groups import Group, Instance
 from service.domain.presets import CUSTOM, RANGES, SUPERVISOR_PORT, Ready, ports_of, preset_of, ranges_of
 from service.serving import engine
-from service.serving.host_names import host_names
+from service.serving.fellows import fellows, with_peers
 
 CONTRACT = "rendezvous/v1"
 MASTER_PORT = 29_500
@@ -51,8 +50,8 @@ def rendezvous(
     leader = group.instances[0]
     leads = entries[leader.uuid]
     network = zones[host.zone_uuid].network
-    found = host_names([m.spec.name for m in group.instances])
-    names = {m.uuid: name for m, name in zip(group.instances, found, strict=True)}
+    told = fellows(group.instances)
+    own = next(peer for m, peer in zip(group.instances, told.peers, strict=True) if m.uuid == member.uuid)
     return {
         "contract": CONTRACT,
         "group": {
@@ -62,7 +61,7 @@ def rendezvous(
             "size": len(group.instances),
         },
         "node": {
-            **_peer(member, names[member.uuid]),
+            **own,
             "instance": member.uuid,
             "mac": member.mac,
             "prefix_length": ip_network(network.subnet).prefixlen if network.subnet else 0,
@@ -81,7 +80,7 @@ def rendezvous(
             "address": leader.address,
             "ports": dict(ports_of(leads.framework, leads.ports)),
         },
-        "peers": [_peer(m, names[m.uuid]) for m in group.instances],
+        "peers": list(told.peers),
         "ports": {
             **ports,
             RANGES: {role: list(span) for role, span in ranges_of(entry.framework, ports).items()},
@@ -121,17 +120,6 @@ def rendezvous(
     }
 
 
-def _peer(member: Instance, host_name: str) -> dict[str, Any]:
-    return {
-        "rank": member.rank,
-        "role": "leader" if member.rank == 0 else "worker",
-        "name": member.spec.name,
-        "host_name": host_name,
-        "address": member.address,
-        **_named_role(member),
-    }
-
-
 def _endpoint(group: Group, member: Instance) -> dict[str, str]:
     """The group's own address, where the member has it beside its own."""
     there = group.endpoint
@@ -158,17 +146,13 @@ def _must_see(node: Mapping[str, Any]) -> str:
     return " ".join(f"{one}={ids.count(one)}" for one in sorted(set(ids)))
 
 
-def _named_role(member: Instance) -> dict[str, str]:
-    """The role that the request names (`router`, `prefill`, …), beside that of leader or worker."""
-    return {"group_role": member.spec.role} if member.spec.role else {}
-
-
-def texts(document: Mapping[str, Any], group: Group, member: Instance) -> dict[str, str]:
+def texts(document: dict[str, Any], group: Group, member: Instance) -> dict[str, str]:
     """All that the member is told, as texts by name: `rendezvous`, `env`, `hosts`, `hostfile`."""
+    told = fellows(group.instances)
     return {
-        "rendezvous": json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False),
+        "rendezvous": with_peers(document, told),
         "env": env_file(document, member),
-        "hosts": hosts_file(document),
+        "hosts": told.hosts,
         "hostfile": engine.hostfile(group),
     }
 
@@ -243,8 +227,3 @@ def _ray_address(document: Mapping[str, Any]) -> str:
     if not leader["address"] or document["engine"]["preset"] not in (CUSTOM, "vllm-ray"):
         return ""
     return f"{leader['address']}:{leader['ports'].get('rendezvous', RAY_PORT)}"
-
-
-def hosts_file(document: Mapping[str, Any]) -> str:
-    """Lines for /etc/hosts: each member's planned address and host name."""
-    return "".join(f"{p['address']} {p['host_name']}\n" for p in document["peers"] if p["address"])
