@@ -58,10 +58,10 @@ def to_have(group: Group, member: Instance) -> str | None:
 
 def settled(group: Group, now: int) -> Group:
     """The group after any change: who may have its address, and which member is called there."""
-    address, serving = group.endpoint, group.serving
-    if address is None or not serving:
+    address = group.endpoint
+    head = next((m for m in group.instances if not m.beside), None) if address is not None else None
+    if address is None or head is None:
         return group
-    head = serving[0]
     if not address.kept and (not group.updating or head.address != address.address):
         return replace(group, endpoint=None)  # it is what it was: a member's own, which no update has handed on
     if _is_gone(group, address.holder) and (head.status is not S.REMOVED or address.holder):

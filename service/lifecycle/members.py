@@ -69,6 +69,16 @@ def each(group: Group, change: Callable[[Instance], Instance]) -> Group:
     return group if all(map(is_, members, group.instances)) else replace(group, instances=members)
 
 
+def alone(group: Group, uuid: str, change: Callable[[Instance], Instance]) -> Group:
+    """The group with one member changed, where it has that one: as `each`, without a look at the others."""
+    for place, member in enumerate(group.instances):
+        if member.uuid == uuid:
+            after = change(member)
+            members = (*group.instances[:place], after, *group.instances[place + 1 :])
+            return group if after is member else replace(group, instances=members)
+    return group
+
+
 def altered(member: Instance, **values: Any) -> Instance:
     """The member with these values; the very same one where it has them. A copy of so many fields takes a while."""
     return replace(member, **values) if any(getattr(member, n) != value for n, value in values.items()) else member

@@ -51,8 +51,9 @@ def caught_up(group: Group, fact: Observed) -> Group:
     """The group at the start that a guest of it knows, where a database that was restored or recovered is behind it:
     the next start must be one that no guest has heard of. What a guest says is bounded, since it is a stranger."""
     ahead = group.go and group.spec.tells and 0 < fact.epoch - group.start_epoch <= FURTHEST
-    ours = any((m.uuid, m.attempt) == (fact.instance_uuid, fact.attempt) for m in group.instances)
-    return replace(group, start_epoch=fact.epoch) if ahead and ours else group
+    if not ahead or all((m.uuid, m.attempt) != (fact.instance_uuid, fact.attempt) for m in group.instances):
+        return group
+    return replace(group, start_epoch=fact.epoch)
 
 
 def not_ready(member: Instance) -> Observation:

@@ -102,7 +102,7 @@ def start_over(group: Group, now: int) -> Group:
 
 def _started_late(group: Group) -> Group:
     """Somebody had let a stopped member run by hand, and it was being stopped again when its group was started."""
-    if group.phase not in LAUNCHING:
+    if group.phase not in LAUNCHING or all(m.status is not S.STOPPED for m in group.instances):
         return group
     return each(group, lambda m: unheard(_begun(m)) if m.status is S.STOPPED else m)
 

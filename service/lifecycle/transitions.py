@@ -61,6 +61,7 @@ from service.lifecycle.members import (
     PLACED,
     UP,
     S,
+    alone,
     altered,
     each,
     enter,
@@ -186,7 +187,7 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
 
 def _looked_at(group: Group, fact: Observed, now: int) -> Group:
     def observe(member: Instance) -> Instance:
-        if member.uuid != fact.instance_uuid or member.attempt != fact.attempt or member.target_host_uuid:
+        if member.attempt != fact.attempt or member.target_host_uuid:
             return member  # one host alone does not tell where a member is that moves live
         if fact.observation not in (Observation.DISPATCHED, Observation.NOT_SENT, Observation.EXPIRED):
             member = altered(member, unknown_since=0)
@@ -223,7 +224,7 @@ def _looked_at(group: Group, fact: Observed, now: int) -> Group:
         told = ": ".join(part for part in (RESET, fact.reason) if part) if anew else told
         return go_over(member, target, last_words.reason(fact, told), now)
 
-    return each(group, observe)
+    return alone(group, fact.instance_uuid, observe)
 
 
 def _ended(member: Instance, fact: Observed, *, leaves: bool) -> Instance:

@@ -35,6 +35,9 @@ from service.transactions import rolling as steps
 logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 2.0
+IDLE_SECONDS = 15.0
+"""How long nobody looks where no roll goes on: this process tells itself of those that are begun by it, and one that
+another began goes on by that one's hand while it lives."""
 AGAIN_SECONDS = 15.0
 """How long after an order was looked for in vain it is looked for again."""
 
@@ -69,22 +72,23 @@ class Roller:
         self._wake.set()
 
     async def run(self) -> None:
-        """Look every EVERY_SECONDS, and when poked, until cancelled."""
+        """Look every EVERY_SECONDS while a roll goes on, else every IDLE_SECONDS, and when poked, until cancelled."""
         while True:
             self._wake.clear()
+            goes_on = True
             try:
-                await self.once()
+                goes_on = await self.once()
             except CorralError as error:
                 logger.warning("rolls wait: %s", error)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), EVERY_SECONDS)
+                await asyncio.wait_for(self._wake.wait(), EVERY_SECONDS if goes_on else IDLE_SECONDS)
 
-    async def once(self) -> None:
-        """Take each roll a step further. Raises Unavailable, NotFound."""
+    async def once(self) -> bool:
+        """Take each roll a step further; whether there was one. Raises Unavailable, NotFound."""
         going = await self._store.read(rolls.unended)
         self._not_before = {one.uuid: self._not_before.get(one.uuid, 0.0) for one in going}
         if not going or self._custody.held or not self._custody.judged:
-            return
+            return bool(going)
         for one in going:
             failpoint("roll.looking")
             stepped = await self._store.write(lambda c, uuid=one.uuid: steps.look(c, uuid, clock.now(c)))  # type: ignore[misc]
@@ -94,6 +98,7 @@ class Roller:
                 continue
             if asyncio.get_running_loop().time() >= self._not_before[roll.uuid]:
                 await self._next(roll)
+        return True
 
     def _told(self, stepped: steps.Stepped) -> None:
         for stage in (RollStage.MOVING, RollStage.DRAINED, RollStage.DONE):
