@@ -29,7 +29,8 @@ def main() -> int:
         if options.database == "sqlite":
             options.processes = 1
             return run(options, Path(directory), None)
-        with Postgres() as server:
+        # As in production: without it the lock of the events' counter is not held through a flush, which is what costs.
+        with Postgres(fsync="on") as server:
             return run(options, Path(directory), server)
 
 
