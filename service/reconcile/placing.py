@@ -87,30 +87,31 @@ class Placing:
         self.evictions = Evicting(self.context, self.now)
         self.rooms = RoomMaking(self.context, self.now, self.steady, self.evictions)
 
-    async def gang(self, group: Group) -> EffectResult:
-        """Seats for all pending members of the group, or of that gang of it; or why there are none.
+    async def gang(self, group: Group, sends: Sends) -> EffectResult:
+        """Seats for all pending members of the group, or of that gang of it; or why there are none. `sends`: is told of
+        those whose creates may be sent from then on.
 
         What finds no room is tried again after a growing pause, where the group outlives that.
         Raises InvariantViolation, LeaseLost.
         """
-        outcome = await self._gang(group)
+        outcome = await self._gang(group, sends)
         if not group.instances[0].beside:
             return outcome
         told = [replace(f, beside=True) if isinstance(f, NotPlaced | NotDecided) else f for f in outcome.facts]
         return replace(outcome, facts=told)
 
-    async def _gang(self, group: Group) -> EffectResult:
+    async def _gang(self, group: Group, sends: Sends) -> EffectResult:
         if self.context.custody.held:
             # What hosts have seen and this database has not may be these very members.
             return EffectResult([], retry=True)
-        outcome = await self._seats(group)
+        outcome = await self._seats(group, sends)
         if not outcome.retry:
             self._search = Search()
         return replace(outcome, facts=self.line.told(outcome.facts))
 
-    async def _seats(self, group: Group) -> EffectResult:
+    async def _seats(self, group: Group, sends: Sends) -> EffectResult:
         try:
-            return await self._race(group, lambda attempt, alone: self._gang_once(group, attempt, alone=alone))
+            return await self._race(group, lambda attempt, alone: self._gang_once(group, sends, attempt, alone=alone))
         except QuotaExceeded as error:
             passed = QuotaViolation(error.subject, error.resource, error.limit, error.requested, error.held)
             return EffectResult([NotPlaced(Failure(error.reason, error.message, quota=passed))], retry=True)
@@ -153,7 +154,7 @@ class Placing:
             logger.warning("group %s: planning waits: %s", group.uuid, error)
         return EffectResult([], retry=True)
 
-    async def _gang_once(self, group: Group, attempt: int, *, alone: bool) -> EffectResult | None:
+    async def _gang_once(self, group: Group, sends: Sends, attempt: int, *, alone: bool) -> EffectResult | None:
         # After a lost race all of it is read: what was kept of the fleet may be why.
         read = self.context.fleet_reader.read if attempt == 1 else fleet_reader.read_fleet
         pending = [m.uuid for m in group.instances if m.status is InstanceStatus.PENDING]
@@ -191,17 +192,18 @@ class Placing:
         now = self.now()
         cluster = self.context.custody.installation.cluster
         try:
-            stored = await self.context.store.write(
+            claimed = await self.context.store.write(
                 lambda c: self._claimed(c, cluster, group, placement, now, alone=alone)
             )
         except ClaimLost as lost:
             logger.info("group %s: claim lost (%s), planning again", group.uuid, lost)
             return None
+        sends.dispatched.update(claimed.dispatched)
         failpoint("worker.claimed")
         self.context.metrics.claims.inc()
         if kept is not None:
             self.context.metrics.backfill.labels("passed").inc()
-        return EffectResult([], stored=stored)
+        return EffectResult([], stored=claimed.group)
 
     async def _unplaced(
         self,
@@ -269,10 +271,10 @@ class Placing:
 
     def _claimed(
         self, connection: Connection, cluster: str, group: Group, placement: PlacementRecord, now: int, *, alone: bool
-    ) -> Group:
+    ) -> claiming.Claimed:
         """See `claiming.claim`. Raises ClaimLost too where other room is kept for somebody before it by now."""
         self.line.still(connection, group, now)
-        return claiming.claim(connection, cluster, group, placement, now, alone=alone)
+        return claiming.claim(connection, cluster, group, placement, now, alone=alone, dispatch=True)
 
     async def _room(
         self, group: Group, hosts: Mapping[str, FleetHost], snapshot: Snapshot, failure: Failure

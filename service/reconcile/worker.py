@@ -319,7 +319,7 @@ class GroupWorker:
         members = effect.instance_uuids if isinstance(effect, Plan | Dispatch) else (effect.instance_uuid,)
         group = gang_of(group, members[0])
         if isinstance(effect, Plan):
-            return await self._placing.gang(group)
+            return await self._placing.gang(group, self._sends)
         if isinstance(effect, FindTarget):
             return await self._placing.target(group, group.instance(effect.instance_uuid), self._sends)
         if isinstance(effect, Dispatch):

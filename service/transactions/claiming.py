@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
+from typing import NamedTuple
 
 from service.domain.fleet import Host as FleetHost
 from service.domain.groups import (
@@ -19,8 +20,9 @@ from service.domain.network import mac_address
 from service.domain.specs import MachineType
 from service.drivers.base import MachineIdentity
 from service.failpoints import failpoint
-from service.lifecycle.facts import MoveClaimed, Placed
-from service.lifecycle.transitions import advance
+from service.lifecycle.effects import Dispatch, effects
+from service.lifecycle.facts import MoveClaimed, Observation, Observed, Placed
+from service.lifecycle.transitions import advance, advance_all
 from service.lifecycle.updating import first, second
 from service.planning.devices import wanted as wanted_devices
 from service.planning.group_rules import spares_are_kept, stays
@@ -57,6 +59,14 @@ def held_back(connection: Connection, group: Group, instances: Iterable[str]) ->
         )
 
 
+class Claimed(NamedTuple):
+    """The group as it is stored, and the (instance, attempt) for which this very commit says that a create may have
+    been sent."""
+
+    group: Group
+    dispatched: frozenset[tuple[str, int]] = frozenset()
+
+
 def claim(
     connection: Connection,
     cluster: str,
@@ -65,10 +75,12 @@ def claim(
     now: int,
     *,
     alone: bool = False,
-) -> Group:
+    dispatch: bool = False,
+) -> Claimed:
     """Commit the claims of the whole gang, its addresses and the change of the group, or nothing.
 
     `planned`: the group, or that gang of it, as the plan was made for it. `alone`: inside `Store.claiming(alone=True)`.
+    `dispatch`: where creates follow at once, the commit says as well that they may have been sent.
     Raises HeldBack; QuotaExceeded; ClaimLost where a host or address is no longer free, or a neighbour is there that
     must not be; LeaseLost where a later epoch has the group. A group that changed meanwhile is returned as it is,
     unclaimed; so is one with a member that has another host since, as by a live move: the rules within the group were
@@ -82,9 +94,9 @@ def claim(
     held_back(connection, before, {instance for instance, _ in waiting})
     planned_for = {(s.instance_uuid, s.attempt) for s in placement.assignments}
     if before.phase is not GroupPhase.PLANNING or waiting != planned_for:
-        return stored
+        return Claimed(stored)
     if _seated(before) != _seated(planned):
-        return stored
+        return Claimed(stored)
     failpoint("claim.checked")
     # A member that lost its seat gets one again, whatever the quota is by now: its tenant has not asked for more.
     quotas.check(connection, before.project, total(s.resources for s in placement.assignments if s.attempt == 1))
@@ -105,7 +117,15 @@ def claim(
     seats = _addressed(connection, cluster, before.uuid, picked)
     failpoint("claim.addressed")
     after = advance(stored, Placed(replace(placement, assignments=seats)), now)
-    return commit(connection, stored, after, (), now)
+    sent = _to_be_sent(after, planned_for, now) if dispatch else frozenset()
+    after = advance_all(after, [Observed(*key, Observation.DISPATCHED) for key in sorted(sent)], now)
+    return Claimed(commit(connection, stored, after, (), now), sent)
+
+
+def _to_be_sent(group: Group, placed: Set[tuple[str, int]], now: int) -> frozenset[tuple[str, int]]:
+    """Those that were just placed, where the next that is to be done about them is to dispatch their creates."""
+    due = {uuid for effect in effects(group, now) if isinstance(effect, Dispatch) for uuid in effect.instance_uuids}
+    return frozenset(key for key in placed if key[0] in due)
 
 
 def _serve(connection: Connection, group: Group, seats: Sequence[Seat]) -> None:

@@ -100,6 +100,10 @@ PLANTS: tuple[Plant, ...] = (
     one("a worker that lost its lease goes on", WORKER,
         "        if group.epoch != self.epoch:\n", "        if False:\n",
         Edit(WORKER, "        if not mine:\n            raise LeaseLost(self.uuid)\n", "")),
+    one("what an earlier lease may have sent counts as never sent", WORKER,
+        "            self._caution.found(group)\n",
+        "            self._caution.found(group)\n"
+        "            self._sends.dispatched.update((m.uuid, m.attempt) for m in group.instances)\n"),
     one("a lease that is held is taken", GROUPS,
         "    .where(_GROUPS.c.due_at <= bindparam(\"now\"), _GROUPS.c.lease_until <= bindparam(\"leases\"))\n",
         "    .where(_GROUPS.c.due_at <= bindparam(\"now\"))\n",
@@ -402,7 +406,7 @@ PLANTS: tuple[Plant, ...] = (
     # --- events ---
     one("a change of a member is not told", CHANGES,
         "(old is not member and _told(old) != _told(member))",
-        "(_told(old) != _told(member) and member.status.value != \"Claimed\")"),
+        "(_told(old) != _told(member) and member.status.value != \"Creating\")"),
     one("an event without its number", CHANGES,
         "Draft(kind, before.sequence + len(drafts) + 1, body)", "Draft(kind, before.sequence + len(drafts) + 2, body)"),
     one("the end of an operation is not told", CHANGES,

@@ -96,9 +96,10 @@ async def test_a_claimed_member_is_not_placed_anew_on_the_databases_word_alone(
         taken = DatabaseTime(now, asyncio.get_running_loop().time())
         worker = GroupWorker(context, group.uuid, epoch, now + LEASE_MS, taken)
         waiting = await worker._load()
-        planned = await worker._placing.gang(waiting)
-        placed = await worker._apply(waiting, planned.facts, now) if planned.facts else await worker._load()
-        (member,) = placed.instances
+        await worker._placing.gang(waiting, worker._sends)
+        (sent,) = (placed := await worker._load()).instances
+        unsent = Observed(sent.uuid, sent.attempt, Observation.NOT_SENT)
+        (member,) = (await worker._apply(placed, [unsent], now)).instances
         assert member.status is InstanceStatus.CLAIMED
         cut_off(plane.drivers[member.host_uuid])
         for key, known in list(context.monitors.items()):

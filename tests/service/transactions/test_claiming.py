@@ -57,7 +57,7 @@ def plan(db: Database, planned: Group) -> PlacementRecord | None:
 
 
 def claim(db: Database, planned: Group, placement: PlacementRecord) -> Group:
-    return db.write(lambda c: claiming.claim(c, "cluster", planned, placement, 1000))
+    return db.write(lambda c: claiming.claim(c, "cluster", planned, placement, 1000)).group
 
 
 def test_a_gang_planned_before_a_fellow_took_another_host_is_not_claimed(db: Database, replanned: Group) -> None:

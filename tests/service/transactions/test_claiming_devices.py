@@ -94,7 +94,7 @@ def planned_and_claimed(db: Database, asked: Group, reader: FleetReader) -> tupl
     if record is None:
         return None
     db.write(lambda c: groups.create(c, asked, due_at=0))
-    after = db.write(lambda c: claiming.claim(c, "cluster", asked, record, 1000))
+    after = db.write(lambda c: claiming.claim(c, "cluster", asked, record, 1000)).group
     assert after.placement is not None
     return after.placement.assignments
 

@@ -107,12 +107,12 @@ def test_a_gang_is_not_claimed_where_racks_are_others_since_its_plan(db: Databas
         with pytest.raises(claims.ClaimLost, match="at most 1 in a rack"):
             db.write(lambda c: claiming.claim(c, "cluster", halved, placement, 1000))
     db.write(racks, "acbb")
-    after = db.write(lambda c: claiming.claim(c, "cluster", halved, placement, 1000))
+    after = db.write(lambda c: claiming.claim(c, "cluster", halved, placement, 1000)).group
     assert after.instances[1].status is S.CLAIMED
 
 
 def test_a_live_move_is_not_claimed_where_it_would_miss_a_rule_about_racks_by_more(db: Database, halved: Group) -> None:
-    placed = db.write(lambda c: claiming.claim(c, "cluster", halved, planned(c, halved), 1000))
+    placed = db.write(lambda c: claiming.claim(c, "cluster", halved, planned(c, halved), 1000)).group
     mover, fellow = placed.instances
 
     def wish(connection: Connection) -> Group:
