@@ -21,7 +21,7 @@ from service.reconcile.worker import LEASE_MS, REST_MS, GroupWorker
 from service.store import clock, fleet, groups, ownership, waiting, waits
 from service.store.connection import Connection
 from service.store.groups import Lease
-from service.store.resting import put_off
+from service.store.resting import is_any_due, put_off
 from service.store.waits import Wait
 from service.telemetry import logs
 
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 MOST_WORKERS = 256
 POLL_SECONDS = 1.0
+TOGETHER_MS = 2_000
+"""Groups at rest are due at multiples of this: what falls into one is put off by one commit."""
 FIRST_PROBE_SECONDS = 3.0
 MISSING_SECONDS = 120.0
 """For so long after a start a host that answered before it, and does not now, is waited for, which may tell that the
@@ -71,6 +73,7 @@ class Reconciler:
         self._resting = Resting(context)
         self._stopping = False
         self._given_back = False
+        self._poked = False
         self._held_to_present = False
         self._clock_differs = False
         self._looks_since: tuple[int, int] | None = None
@@ -191,6 +194,7 @@ class Reconciler:
         if worker is not None:
             worker.poke()
         self._given_back = self._given_back or not group_uuid
+        self._poked = True
         self._wake.set()
 
     def host_changed(self, host_uuid: str) -> None:
@@ -227,32 +231,43 @@ class Reconciler:
 
     async def _take(self, limit: int) -> None:
         asked_at = asyncio.get_running_loop().time()
-        hinted, given_back = sorted(self._hinted), self._given_back
-        self._given_back = False
+        hinted, given_back, poked = sorted(self._hinted), self._given_back, self._poked
+        self._given_back = self._poked = False
         fine = self._resting.as_they_should_be(self._context.clock.now(), hinted)
+
+        def look(connection: Connection) -> Taken | None:
+            now = clock.now(connection)
+            if given_back and waiting.to_wake(connection, now):
+                return None
+            if is_any_due(connection, now, leases_as_of=self._leases(now, asked_at)):
+                return None
+            return Taken(now, (), {}, *ownership.ahead_or_flagged(connection), frozenset())
 
         def take(connection: Connection) -> Taken:
             now = clock.now(connection)
             waking = waiting.to_wake(connection, now) if given_back else ()
             groups.hasten(connection, sorted({*hinted, *waking}), now)
-            leases = self._context.clock.lease_time(now, asked_at)
+            leases = self._leases(now, asked_at)
             owner = self._context.owner
-            later = put_off(connection, fine, now, now + REST_MS, leases_as_of=leases)
+            later = put_off(connection, fine, now, _rests_until(now), leases_as_of=leases)
             taken = groups.take_due(connection, owner, now, LEASE_MS, limit, leases_as_of=leases)
             return Taken(now, taken, find_taken(connection, taken), *ownership.ahead_or_flagged(connection), later)
 
         try:
-            seen = await self._context.store.write(take)
+            # Where nothing says that there is something to write it is only looked.
+            idle = None if poked or hinted or fine else await self._context.store.read(look)
+            seen = idle or await self._context.store.write(take)
         except CorralError as error:
             logger.warning("no groups were taken: %s", error)
-            self._given_back = given_back
+            self._given_back, self._poked = given_back or self._given_back, poked or self._poked
             return
         now = seen.now
+        self._poked = self._poked or len(seen.leases) == limit  # there may be more
         self._look_at_clock(now, asked_at)
         self._context.custody.tell(seen.ahead)
         self._flag(seen.flagged)
         self._hinted.difference_update(hinted)
-        self._resting.put_off(fine, seen.later, now + REST_MS)
+        self._resting.put_off(fine, seen.later, _rests_until(now))
         self._context.metrics.lease_takeovers.inc(sum(lease.left_behind for lease in seen.leases))
         steady = int(asked_at * 1000)
         if self._looks_since is None:
@@ -264,6 +279,9 @@ class Reconciler:
             self._work(
                 lease, DatabaseTime(now, asked_at), patience, seen.found.get(lease.uuid), hinted=lease.uuid in hinted
             )
+
+    def _leases(self, now: int, asked_at: float) -> int:
+        return self._context.clock.lease_time(now, asked_at)
 
     def _flag(self, hosts: frozenset[str]) -> None:
         """Hosts that were taken on for ours are judged anew where an operator's word has put them down as ahead."""
@@ -340,6 +358,11 @@ class Reconciler:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)  # type: ignore[arg-type]
         task.add_done_callback(_report)
         self._background.append(task)
+
+
+def _rests_until(now: int) -> int:
+    """When a group that needs no turn at `now` (ms) is looked at next."""
+    return (now + REST_MS) // TOGETHER_MS * TOGETHER_MS
 
 
 def _report(task: asyncio.Task[None]) -> None:

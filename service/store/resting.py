@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, bindparam, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from service.store import schema
 from service.store.statement import Statement
@@ -20,6 +20,17 @@ _PUT_OFF = Statement(
     )
     .values(due_at=bindparam("at"))
 )
+
+_DUE = Statement(
+    select(_GROUPS.c.uuid)
+    .where(_GROUPS.c.due_at <= bindparam("now"), _GROUPS.c.lease_until <= bindparam("leases"))
+    .limit(1)
+)
+
+
+def is_any_due(connection: Connection, now: int, *, leases_as_of: int) -> bool:
+    """Whether a group is due at `now` (ms) that nobody holds."""
+    return bool(_DUE.all(connection, {"now": now, "leases": leases_as_of}))
 
 
 def put_off(

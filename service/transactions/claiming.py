@@ -86,7 +86,7 @@ def claim(
     unclaimed; so is one with a member that has another host since, as by a live move: the rules within the group were
     planned without that.
     """
-    stored = groups.load(connection, planned.uuid, lock=True)
+    stored = _stored(connection, planned)
     if stored.epoch != planned.epoch:
         raise LeaseLost(planned.uuid)
     before = _same_gang(stored, planned)
@@ -120,6 +120,15 @@ def claim(
     sent = _to_be_sent(after, planned_for, now) if dispatch else frozenset()
     after = advance_all(after, [Observed(*key, Observation.DISPATCHED) for key in sorted(sent)], now)
     return Claimed(commit(connection, stored, after, (), now), sent)
+
+
+def _stored(connection: Connection, planned: Group) -> Group:
+    """The group, locked. Where it is the version that was planned for it is not read again, unless it has a gang beside
+    it or members of which something may have been heard since, which makes no new version."""
+    fresh = planned.update is None and all(m.status is InstanceStatus.PENDING for m in planned.instances)
+    if fresh and groups.as_known(connection, planned) is not None:
+        return planned
+    return groups.load(connection, planned.uuid, lock=True)
 
 
 def _to_be_sent(group: Group, placed: Set[tuple[str, int]], now: int) -> frozenset[tuple[str, int]]:

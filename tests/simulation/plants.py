@@ -343,7 +343,7 @@ PLANTS: tuple[Plant, ...] = (
         Edit(PATIENCE, "        return 0 < deadline <= now or any(held_to_present(gang, now) is not gang for gang in gangs(group))\n",
              "        return 0 < deadline <= now\n"), theme="clock"),
     one("a clock that leaps ahead ends the leases of those who live", MANAGER,
-        "            leases = self._context.clock.lease_time(now, asked_at)\n", "            leases = now\n", theme="clock"),
+        "        return self._context.clock.lease_time(now, asked_at)\n", "        return now\n", theme="clock"),
     # --- updates of what groups run ---
     one("the old gang is ended before the new one answers", UPDATING,
         "    return two is not None and two.status is GroupStatus.RUNNING\n",

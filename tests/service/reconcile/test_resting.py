@@ -15,7 +15,7 @@ from service.drivers.base import MachineState
 from service.reconcile import resting
 from service.reconcile.resting import Resting
 from service.store import groups
-from service.store.resting import put_off
+from service.store.resting import is_any_due, put_off
 from tests.support.builders import spec
 from tests.support.control_plane import ControlPlane, control_plane
 
@@ -94,10 +94,16 @@ async def test_only_what_is_due_free_and_unchanged_is_put_off() -> None:
             done = await plane.store.write(lambda c: put_off(c, {uuid: seen}, now, LATER, leases_as_of=now))
             return uuid in done
 
+        async def is_due(now: int) -> bool:
+            return await plane.store.read(lambda c: is_any_due(c, now, leases_as_of=now))
+
         await plane.store.write(lambda c: groups.due(c, uuid, DUE))
+        assert (await is_due(DUE - 1), await is_due(DUE)) == (False, True)
         assert not await tried(version, DUE - 1)
         assert not await tried(version - 1, DUE)
         assert await tried(version, DUE)
         assert not await tried(version, LATER - 1), "it is due later now"
+        assert (await is_due(LATER - 1), await is_due(LATER)) == (False, True)
         assert len(await plane.store.write(lambda c: groups.take_due(c, "other", LATER, 10, 1))) == 1
+        assert not await is_due(LATER)
         assert not await tried(version, LATER), "somebody has it"
