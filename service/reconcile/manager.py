@@ -256,7 +256,7 @@ class Reconciler:
         try:
             # Where nothing says that there is something to write it is only looked.
             idle = None if poked or hinted or fine else await self._context.store.read(look)
-            seen = idle or await self._context.store.write(take)
+            seen: Taken = await self._context.store.write(take) if idle is None else idle
         except CorralError as error:
             logger.warning("no groups were taken: %s", error)
             self._given_back, self._poked = given_back or self._given_back, poked or self._poked
