@@ -13,7 +13,6 @@ Rules that all drivers keep:
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,8 +24,7 @@ from service.domain.isolation import GroupFilter, Isolation
 from service.domain.network import ForeignAddress
 from service.domain.ownership import OwnerMark
 from service.drivers.copies import HostCopies
-
-_MACHINE_NAMESPACE = uuid.UUID("6f2a1f0e-6d0c-5b2b-9f4e-0c0a1be11a01")
+from service.drivers.machine_uuids import machine_uuid
 
 
 class DriverError(Exception):
@@ -114,7 +112,7 @@ class MachineIdentity:
     @property
     def machine_uuid(self) -> str:
         """RFC 4122 version 5 uuid of (instance, attempt), with dashes."""
-        return str(uuid.uuid5(_MACHINE_NAMESPACE, f"{self.cluster}/{self.instance}/{self.attempt}"))
+        return machine_uuid(self.cluster, self.instance, self.attempt)
 
     @property
     def machine_name(self) -> str:

@@ -99,8 +99,7 @@ class SimulatedDriver(WithoutCopies):
     async def observe(self, identity: MachineIdentity, *, budget_seconds: float) -> tuple[str, ObservedMachine | None]:
         """See HostDriver."""
         await self._call(budget_seconds)
-        listing = self.host.listing()
-        return listing.boot_id, listing.find(identity.machine_uuid)
+        return self.host.boot_id, self.host.find(identity)
 
     async def create_paused(self, spec: MachineSpec, *, budget_seconds: float) -> ObservedMachine:
         """See HostDriver."""
@@ -213,7 +212,7 @@ class SimulatedDriver(WithoutCopies):
     async def _move(self, spec: MachineSpec, target: SimulatedDriver) -> None:
         """What the two hosts do between themselves. Where it ends early the target lets go of what it has got."""
         identity = spec.identity
-        listed = self.host.listing().find(identity.machine_uuid)
+        listed = self.host.find(identity)
         if listed is None or listed.state not in (MachineState.RUNNING, MachineState.MIGRATING):
             raise HostRejected("bad_request", "there is no running machine to move")
         await target.reached()
@@ -232,10 +231,10 @@ class SimulatedDriver(WithoutCopies):
         target._hint(identity)
 
     def _stay(self, identity: MachineIdentity, target: SimulatedDriver) -> None:
-        there = target.host.listing().find(identity.machine_uuid)
+        there = target.host.find(identity)
         if there is not None and there.state is MachineState.MIGRATING:
             target.host.remove(identity)
-        here = self.host.listing().find(identity.machine_uuid)
+        here = self.host.find(identity)
         if here is not None and here.state is MachineState.MIGRATING:
             self.host.go_on(identity)
 

@@ -310,6 +310,11 @@ class SimulatedHost:
         """Everything on the host."""
         return Listing(self.boot_id, tuple(self.seen(m) for m in self.machines.values()))
 
+    def find(self, identity: MachineIdentity) -> ObservedMachine | None:
+        """The one machine, as `listing` has it: a host with many looks at no other."""
+        machine = self.machines.get(identity.machine_uuid)
+        return None if machine is None else self.seen(machine)
+
     @property
     def used(self) -> dict[str, float]:
         """What its running machines take of what they claim."""
