@@ -30,7 +30,10 @@ def gpu_violations(node: group_pb2.NodeSpec | deploy_pb2.MemberChange, path: str
             yield FieldViolation(f"{path}[{index}].model", "is in the list already")
         seen.add(gpu.model)
         if gpu.same_partition and not gpu.model:
-            yield FieldViolation(f"{path}[{index}].model", "is required where same_partition is set")
+            yield FieldViolation(
+                f"{path}[{index}].model",
+                "is required where same_partition is set: several models have no fabric in common",
+            )
 
 
 def _whole_machines_have_all(node: group_pb2.NodeSpec, path: str) -> Iterator[FieldViolation]:
