@@ -258,7 +258,7 @@ def test_pools_and_what_is_wanted_together_travel_as_json() -> None:
 def _freed(snapshot: Snapshot, name: str, amounts: tuple[Shortage, ...]) -> Snapshot:
     """The fleet once so much of a host is free: devices of the pools that are named, then others wherever some are."""
     host = next(h for h in snapshot.hosts if h.id == name)
-    used, pools = dict(host.used), list(host.pools)
+    used, pools, cells = dict(host.used), list(host.pools), list(host.cells)
 
     def free(number: int) -> None:
         pools[number] = replace(pools[number], used=pools[number].used - 1)
@@ -267,14 +267,19 @@ def _freed(snapshot: Snapshot, name: str, amounts: tuple[Shortage, ...]) -> Snap
 
     for short in sorted(amounts, key=lambda s: (s.pool is None, s.resource == "gpu")):
         if not short.resource.startswith("gpu"):
-            used[short.resource] -= short.missing
+            if short.cell is not None:
+                of_cell = dict(cells[short.cell].used)
+                of_cell[short.resource] -= short.missing
+                assert of_cell[short.resource] >= 0, "more of a cell is to be freed than is used"
+                cells[short.cell] = replace(cells[short.cell], used=of_cell)
+            used[short.resource] = max(0, used[short.resource] - short.missing)
             continue
         gone = sum(host.used[m] - used[m] for m in MODELS) if short.resource == "gpu" else 0
         for _ in range(short.missing - gone):
             mine = [n for n, p in enumerate(pools) if p.used and p.resource.startswith(short.resource)]
             free(mine[0] if short.pool is None else short.pool)
     assert min(*used.values(), *(p.used for p in pools)) >= 0, "more is to be freed than is used"
-    return snapshot.updated((replace(host, used=used, pools=tuple(pools)),))
+    return snapshot.updated((replace(host, used=used, pools=tuple(pools), cells=tuple(cells)),))
 
 
 @pytest.mark.parametrize("block", range(4))
