@@ -57,6 +57,17 @@ async def test_devices_are_of_the_cell_that_their_member_is_pinned_to(tmp_path: 
         assert {one.state for one in (await devices(lab)).values()} == {"claimed"}
 
 
+async def test_who_must_have_devices_of_his_cell_keeps_it_where_his_group_only_prefers_one(tmp_path: Path) -> None:
+    async with whole(tmp_path, config_text(0, extra=EIGHT)) as lab:
+        asked = [*together(3, 4, numa_policy="NUMA_POLICY_REQUIRED"), *together(1)]
+        group = await lab.up(model_services=asked, placement_policy={"numa": "NUMA_POLICY_PREFERRED"})
+        told = await devices(lab)
+        for member in group.instances:
+            assert len(member.numa_cells) == 1
+            if len(member.devices) > 1:
+                assert {told[key].numa_cell for key in member.devices} == set(member.numa_cells)
+
+
 async def test_what_one_cell_has_not_is_refused_unless_it_is_only_preferred(tmp_path: Path) -> None:
     async with whole(tmp_path, config_text(0, extra=EIGHT)) as lab:
         reason, words = await refused(lab, model_services=nodes(5), placement_policy=REQUIRED)
