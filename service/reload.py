@@ -16,7 +16,7 @@ from service.wiring import Service
 log = get_logger("corral.reload")
 
 TAKEN_OVER = frozenset({"tokens", "accounts", "access_keys", "certificates", "anonymous", "quotas", "rates", "log"})
-"""Fields of `Config`; everything else waits for the next start."""
+"""Fields of `Config`, of `log` the level alone; everything else waits for the next start."""
 
 
 async def reload(service: Service, path: Path, overlay: Overlay = NOTHING) -> None:
@@ -39,9 +39,16 @@ async def reload(service: Service, path: Path, overlay: Overlay = NOTHING) -> No
     service.identities.replace(found.tokens, found.certificates, anonymous=found.anonymous)
     service.rates.replace(found.rates.get(""), {p: rate for p, rate in found.rates.items() if p})
     logs.set_level(found.log.level)
-    waits = sorted(
+    log.info("the configuration file was read again", at_the_next_start=_waiting(service.config, found))
+
+
+def _waiting(started_with: Config, found: Config) -> list[str]:
+    """What differs and is not taken over."""
+    names = [
         f.name
         for f in dataclasses.fields(Config)
-        if f.name not in TAKEN_OVER and getattr(found, f.name) != getattr(service.config, f.name)
-    )
-    log.info("the configuration file was read again", at_the_next_start=waits)
+        if f.name not in TAKEN_OVER and getattr(found, f.name) != getattr(started_with, f.name)
+    ]
+    if found.log.format != started_with.log.format:
+        names.append("log.format")
+    return sorted(names)

@@ -22,7 +22,7 @@ from click.shell_completion import CompletionItem
 
 from service.cli import errors
 from service.cli.channel import CannotConnect
-from service.cli.command import Session, verb, verb_group
+from service.cli.command import Output, Session, output_option, verb, verb_group
 from service.cli.output import print_table
 
 DEFAULT_SOCKET = "/run/corral/grpc.sock"
@@ -127,19 +127,33 @@ def register(corral: click.Group) -> None:
     verb(context, "remove", example="corral context remove lab")(remove_context)
 
 
-def list_contexts(session: Session) -> int:
+@output_option
+def list_contexts(session: Session, output: Output) -> int:
     """List contexts; with a sub-command set, use and remove them. One is chosen by --context or $CORRAL_CONTEXT."""
     kept = load(session.environment)
+    told = [
+        {
+            "name": name,
+            "current": name == kept.current,
+            **asdict(one),
+            "token": kept.token_file(name).exists(),
+        }
+        for name, one in sorted(kept.by_name.items())
+    ]
+    if not output.for_people:
+        for one in told:
+            output.record(one, str(one["name"]), "")
+        return errors.OK
     rows = [
         (
-            "*" if name == kept.current else "",
-            name,
-            one.server,
-            one.ca or "-",
-            one.cert or "-",
-            "kept" if kept.token_file(name).exists() else "-",
+            "*" if one["current"] else "",
+            str(one["name"]),
+            str(one["server"]),
+            str(one["ca"] or "-"),
+            str(one["cert"] or "-"),
+            "kept" if one["token"] else "-",
         )
-        for name, one in sorted(kept.by_name.items())
+        for one in told
     ]
     print_table(("", "name", "server", "ca", "certificate", "token"), rows)
     return errors.OK

@@ -99,6 +99,7 @@ def fill(session: Session, told: dict[str, Any], name: str | None, into: Request
     """Make the request that the options describe. Raises BadRequestFile, NotThere, RpcError."""
     if not name:
         raise BadRequestFile("name the request's file, or --name and what one member is; see --help")
+    gpus = gpu_requests(told)  # what is wrong with the command line is told without a service
     node = group_pb2.NodeSpec(uuid=_service(session, told.get("model_service", "")))
     if "zone" in told:
         node.zone_uuid = find_zone(session.stub(fleet_pb2_grpc.FleetServiceStub), told["zone"]).uuid
@@ -109,7 +110,7 @@ def fill(session: Session, told: dict[str, Any], name: str | None, into: Request
     node.numa_cells = told.get("numa_cells", 0)
     node.count = told.get("members", 1)
     node.timeout = told.get("timeout", 0)
-    node.gpus.extend(gpu_requests(told))
+    node.gpus.extend(gpus)
     for key, value in told.get("env", ()):
         node.environment_variables[key] = value
     into.name = name

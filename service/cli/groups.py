@@ -365,7 +365,8 @@ def _request(session: Session, told: dict[str, Any], into: Request) -> Request:
     if len(sources) > 1:
         raise BadRequestFile("name the request's file once")
     if sources and of_a_member:
-        named = ", ".join(f"--{key.replace('_', '-')}" for key in of_a_member)
+        options = {one.name: one.opts[0] for one in click.get_current_context().command.params}
+        named = ", ".join(options[key] for key in of_a_member)
         raise BadRequestFile(f"{named} stand for a request's file, and not beside one")
     if sources:
         read_request(sources[0], into)

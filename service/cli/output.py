@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 import yaml
@@ -49,6 +50,11 @@ class Output:
     def data(self, message: Message, name: str) -> None:
         """The message as JSON or YAML, or the name alone."""
         print(name if self.kind == "name" else self.text(message), flush=True)
+
+    def record(self, told: Mapping[str, Any], name: str, line: str) -> None:
+        """What no message of the contract tells: JSON or YAML by these names, or the name; for people `line`."""
+        made = {"table": lambda: line, "name": lambda: name, "yaml": lambda: yaml_document(dict(told))}
+        print(made.get(self.kind, lambda: json.dumps(told, ensure_ascii=False))(), flush=True)
 
     def text(self, message: Message) -> str:
         """The message as a line of JSON, or as a document of YAML."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 
@@ -43,6 +44,24 @@ def test_a_context_leads_to_its_service_with_its_token(
     # Who names an address himself gets there without the context's token.
     assert run(["--context", "lab", "--server", address, "list"], environment) == errors.OK
     assert service.seen == ["Bearer t0ken", "Bearer other", "Bearer t0ken", "Bearer t0ken", ""]
+
+
+def test_contexts_are_told_to_programs_without_their_tokens(
+    address: str, environment: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t").write_text("t0ken\n")
+    run(["context", "set", "lab", "--server", address, "--token-file", str(tmp_path / "t")], environment)
+    run(["context", "set", "far", "--server", "unix:/nonexistent"], environment)
+    capsys.readouterr()
+    assert run(["context", "--output", "json"], environment) == errors.OK
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["name"], one["server"], one["current"], one["token"]) for one in told] == [
+        ("far", "unix:/nonexistent", True, False),
+        ("lab", address, False, True),
+    ]
+    assert "t0ken" not in str(told)
+    assert run(["context", "-o", "name"], environment) == errors.OK
+    assert capsys.readouterr().out.split() == ["far", "lab"]
 
 
 def test_a_token_that_others_may_read_is_not_used_and_not_shown(

@@ -12,12 +12,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import click
 import pytest
 import yaml
 from corral.v1 import deploy_pb2, placement_pb2
 
 from service.cli import errors, view
-from service.cli.main import main
+from service.cli.main import corral, main
 from service.cli.output import Output, plain_console, print_table
 from tests.service.cli.scripted import EVENTS, GROUP, Service
 from tests.support import ROOT
@@ -109,8 +110,56 @@ def test_options_say_where_on_its_host_a_members_gpus_are(
     ]
     assert main(member) == errors.USAGE
     assert "say where the GPUs of --gpu are" in capsys.readouterr().err
-    assert main(["--server", address, "plan", "request.json", "--gpu-same-partition"]) == errors.USAGE
-    assert "--gpu-same-partition stand for a request's file" in capsys.readouterr().err
+    options = ["--gpu", "a100=1", "--gpu-same-partition"]
+    assert main(["--server", address, "plan", "request.json", *options]) == errors.USAGE
+    assert "--gpu, --gpu-same-partition stand for a request's file" in capsys.readouterr().err
+
+
+def test_a_wrong_command_line_is_told_without_a_service(capsys: pytest.CaptureFixture[str]) -> None:
+    member = ["--server", "unix:/nonexistent/corral.sock", "plan", "--name", "chat", "--gpu-numa", "required"]
+    assert main(member) == errors.USAGE
+    assert "say where the GPUs of --gpu are" in capsys.readouterr().err
+
+
+def leaves(command: click.Command, *path: str) -> Iterator[tuple[str, click.Command]]:
+    """Every sub-command that is run, with its words."""
+    verbs = command.commands.items() if isinstance(command, click.Group) else ()
+    for name, one in verbs:
+        yield from leaves(one, *path, name)
+    if path and (not verbs or command.params):
+        yield " ".join(path), command
+
+
+def test_every_verb_that_tells_something_has_output() -> None:
+    without = {name for name, one in leaves(corral) if not any("--output" in option.opts for option in one.params)}
+    # They keep a context, print a shell's or the service's own file, or hand their options on.
+    assert without == {
+        "completion",
+        "config check",
+        "config print",
+        "context remove",
+        "context set",
+        "context use",
+        "recover",
+    }
+
+
+def test_health_and_version_are_told_to_programs_too(
+    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("service.cli.about._SECONDS", 0.2)
+    both = f"{address},unix:/nonexistent/corral.sock"
+    assert main(["--server", both, "health", "--output", "json"]) == errors.UNAVAILABLE, "nobody here has health"
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["address"], one["serving"]) for one in told] == [(part, False) for part in both.split(",")]
+    assert told[1]["problem"].startswith(("UNAVAILABLE", "DEADLINE_EXCEEDED"))
+    main(["--server", both, "health", "--output", "name"])
+    assert capsys.readouterr().out.split() == both.split(",")
+    main(["--server", address, "version", "--output", "yaml"])
+    (version,) = yaml.safe_load_all(capsys.readouterr().out)
+    assert [one["address"] for one in version["servers"]] == [address]
+    main(["--server", address, "version"])
+    assert capsys.readouterr().out.splitlines()[0] == f"corral {version['version']}"
 
 
 def completed(shell: str, *words: str) -> Iterator[str]:
