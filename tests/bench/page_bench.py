@@ -144,7 +144,7 @@ def shown(
         begun = time.time() * 1000
         http.post(f"/corral/v1/hosts/{host}:{verb}", json={}).raise_for_status()
         found.append(page.driver.execute_async_script(_PAINTED, selector, words[number % 2]) - begun)
-        time.sleep(0.3)  # a page draws at most every 250 ms
+        time.sleep(0.3)  # a page draws four times a second at most
     return found
 
 

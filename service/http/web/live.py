@@ -37,7 +37,7 @@ from service.telemetry.grpc_metrics import Method
 
 PATH = "/web/events"
 PAUSE_SECONDS = 0.1
-"""The least time between two messages of changes. A page draws at most every 250 ms; its pause and this one add up."""
+"""The least time between two messages of changes; the pause between two drawings of a page adds to it."""
 _QUIET_SECONDS = 10.0
 _AHEAD = 4096
 """This many changes are read ahead of a page; a slower page is told later, from the store."""

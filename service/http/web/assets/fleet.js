@@ -75,7 +75,8 @@ export function Fleet({ picture, loading, query, setQuery, may }) {
   const zoneName = (uuid) => picture.zones.get(uuid)?.name || uuid;
   const closed = hosts.filter((host) => !open(host)).length;
   return html`<h1>Fleet</h1>
-    ${may("admin") && picture.hosts.size > 1 && html`<p class="actions"><button onClick=${() => previewRebalance(setAsk, setProblem)}>Rebalance…</button> <a href="#/rolls">Roll…</a></p>`}
+    ${may("admin") && picture.hosts.size > 1 && html`<p class="actions"><button onClick=${() => previewRebalance(EVEN, picture, setAsk, setProblem)}>Rebalance…</button>
+      <button onClick=${() => previewRebalance(FREE, picture, setAsk, setProblem)}>Free hosts…</button> <a href="#/rolls">Roll…</a></p>`}
     <${Problem} is=${problem} />
     <${Ask} ask=${ask} close=${() => setAsk(null)} />
     <${Filter} value=${query} set=${setQuery} keys=${HOST_KEYS} problem=${unknown(wanted, HOST_KEYS)} />
@@ -222,25 +223,35 @@ async function previewDrain(host, picture, setAsk, setProblem) {
   });
 }
 
+const EVEN = { goal: "REBALANCE_GOAL_EVEN_LOAD", title: "Rebalance", nothing: "Nothing is gained by a move: no rule is broken, and no host is much fuller than the others." };
+const FREE = { goal: "REBALANCE_GOAL_FREE_HOSTS", title: "Free hosts", nothing: "No host can be set free by so few moves of members that keep running." };
+
+function movedFor(one) {
+  if (one.rule) return `mends the rule “${one.rule}”`;
+  return one.cause === "REBALANCE_CAUSE_FREE" ? "its host becomes free" : `its host is fuller: ${one.gain} % less`;
+}
+
 // What would move, and what for, is shown before anything moves; what then happens may be another plan, made when it is asked for.
-async function previewRebalance(setAsk, setProblem) {
+async function previewRebalance({ goal, title, nothing }, picture, setAsk, setProblem) {
   let plan;
   try {
-    plan = await call("POST", "/corral/v1/fleet:planRebalance", {});
+    plan = await call("POST", "/corral/v1/fleet:planRebalance", { goal });
   } catch (problem) {
     setProblem(problem);
     return;
   }
   setProblem(null);
-  const why = (one) => (one.rule ? `mends the rule “${one.rule}”` : `its host is fuller: ${one.gain} % less`);
-  const line = ({ move, ...one }) => html`<li>${move.instanceName}: ${move.sourceHostName} → ${move.targetHostName} (${bytes(Number(move.memorySize))}, ${why(one)})</li>`;
+  const line = ({ move, ...one }) => html`<li>${move.instanceName}: ${move.sourceHostName} → ${move.targetHostName} (${bytes(Number(move.memorySize))}, ${movedFor(one)})</li>`;
   const moves = plan.moves || [];
   const left = plan.leftBroken || [];
+  const freed = (plan.freedHostUuids || []).map((uuid) => picture.hosts.get(uuid)?.name || uuid);
+  const proven = plan.proof === "PLACEMENT_PROOF_OPTIMAL" ? "Proven the best that so many moves can do." : "More may be possible.";
   setAsk({
-    title: "Rebalance",
+    title,
     verb: moves.length ? "Move" : "Close",
-    body: html`${moves.length ? html`<p>These members would move, as they run:</p><ol>${moves.map(line)}</ol>` : html`<p>Nothing is gained by a move.</p>`}
+    body: html`${moves.length ? html`<p>These members would move, as they run:</p><ol>${moves.map(line)}</ol><p>${proven}</p>` : html`<p>${nothing}</p>`}
+      ${freed.length > 0 && html`<p>Free then: <strong>${freed.join(", ")}</strong>.</p>`}
       ${left.length > 0 && html`<p>Still broken then: ${left.map((one) => one.rule).join(", ")}.</p>`}`,
-    run: () => (moves.length ? begin("POST", "/corral/v1/fleet:rebalance", {}) : undefined),
+    run: () => (moves.length ? begin("POST", "/corral/v1/fleet:rebalance", { goal }) : undefined),
   });
 }

@@ -16,7 +16,13 @@ const NUMA = {
   NUMA_POLICY_PREFERRED: "where one has room",
   NUMA_POLICY_REQUIRED: "always",
 };
-const START = { name: "", entry: "", nodes: 3, cpu: "", memory: "", zone: "", strategy: "PLACEMENT_STRATEGY_UNSPECIFIED", perHost: 0, perRack: 0, alone: false, numa: "NUMA_POLICY_UNSPECIFIED" };
+const NEAR = {
+  NUMA_POLICY_UNSPECIFIED: "as the machine itself",
+  NUMA_POLICY_REQUIRED: "on one NUMA cell, with the machine",
+  NUMA_POLICY_PREFERRED: "where the machine's cell has some",
+  NUMA_POLICY_NONE: "anywhere on its host",
+};
+const START = { name: "", entry: "", nodes: 3, cpu: "", memory: "", zone: "", strategy: "PLACEMENT_STRATEGY_UNSPECIFIED", perHost: 0, perRack: 0, alone: false, numa: "NUMA_POLICY_UNSPECIFIED", gpus: 0, model: "", near: "NUMA_POLICY_UNSPECIFIED", joined: false };
 const GIB = 2 ** 30;
 
 // The request that the form stands for, as the deploy takes it.
@@ -25,9 +31,16 @@ export function request(form) {
   if (form.cpu) node.cpuNum = Number(form.cpu);
   if (form.memory) node.memorySize = String(Math.round(Number(form.memory) * GIB));
   if (form.zone) node.zoneUuid = form.zone;
+  if (Number(form.gpus)) node.gpus = [{ model: form.model, count: Number(form.gpus), numaPolicy: form.near, samePartition: form.joined }];
   const nodes = Array.from({ length: Number(form.nodes) }, (_, rank) => ({ ...node, isInitialNode: rank === 0 }));
   const policy = { strategy: form.strategy, maxPerHost: Number(form.perHost), maxPerRack: Number(form.perRack), exclusiveHosts: form.alone, numa: form.numa };
   return { name: form.name, serviceCreationStrategy: "parallel", modelServices: nodes, placementPolicy: policy };
+}
+
+// The models of the hosts that this caller sees.
+function models(picture) {
+  const names = [...picture.hosts.values()].flatMap((host) => Object.keys(host.resources));
+  return [...new Set(names.filter((name) => name.startsWith("gpu.")))].map((name) => name.slice(4)).sort();
 }
 
 export function Plan({ picture, may }) {
@@ -79,6 +92,12 @@ export function Plan({ picture, may }) {
       ${input("nodes", "Machines", { type: "number", min: 1, max: 1024, required: true })}
       ${input("cpu", "CPUs of each", { type: "number", min: 1, placeholder: "the model service's" })}
       ${input("memory", "Memory of each, GiB", { type: "number", min: 0.0625, step: "any", placeholder: "the model service's" })}
+      ${input("gpus", "GPUs of each (0: none)", { type: "number", min: 0, max: 64 })}
+      ${Number(form.gpus) > 0 && html`${input("model", "Their model", { placeholder: "any of one kind", list: "plan-models", maxlength: 255 })}
+        <datalist id="plan-models">${models(picture).map((model) => html`<option key=${model} value=${model}></option>`)}</datalist>
+        <label for="plan-near">Where they are</label><select id="plan-near" value=${form.near} onChange=${set("near")}>
+          ${Object.entries(NEAR).map(([value, title]) => html`<option key=${value} value=${value}>${title}</option>`)}</select>
+        <label for="plan-joined">Of one partition, as by NVLink</label><input id="plan-joined" type="checkbox" checked=${form.joined} onChange=${set("joined")} />`}
       ${zones.length > 0 && html`<label for="plan-zone">Zone</label><select id="plan-zone" value=${form.zone} onChange=${set("zone")}><option value="">any</option>
         ${zones.map((zone) => html`<option key=${zone.uuid} value=${zone.uuid}>${zone.name}</option>`)}</select>`}
       <label for="plan-strategy">Aim</label><select id="plan-strategy" value=${form.strategy} onChange=${set("strategy")}>
@@ -104,13 +123,16 @@ export function Plan({ picture, may }) {
 export function Placed({ placement }) {
   const hosts = new Map();
   for (const one of placement.assignments) {
-    const cell = one.numaCells?.length ? ` (NUMA cell ${one.numaCells.join(", ")})` : "";
-    hosts.set(one.hostName, [...(hosts.get(one.hostName) || []), `${one.nodeRank || 0}${cell}`]);
+    const devices = Object.entries(one.resources || {}).filter(([resource]) => resource.startsWith("gpu."));
+    const taken = devices.map(([resource, value]) => `${amount(resource, Number(value))} ${label(resource)}`);
+    const cell = one.numaCells?.length ? [`NUMA cell ${one.numaCells.join(", ")}`] : [];
+    const more = [...cell, ...taken].join(", ");
+    hosts.set(one.hostName, [...(hosts.get(one.hostName) || []), `${one.nodeRank || 0}${more && ` (${more})`}`]);
   }
   const proven = placement.proof === "PLACEMENT_PROOF_OPTIMAL";
-  return html`<section class="answer" aria-label="Placement"><h2>It fits on ${hosts.size} hosts</h2>
+  return html`<section class="answer" aria-label="Placement"><h2>It fits on ${hosts.size} ${hosts.size === 1 ? "host" : "hosts"}</h2>
     <p>${proven ? "Proven: there is no better placement." : `A better one may exist, by at most ${(100 * (placement.gap || 0)).toFixed(1)} %.`} Found by ${placement.stage} in ${placement.duration || "no time"}.</p>
-    <ul>${[...hosts].map(([name, ranks]) => html`<li key=${name}><strong>${name}</strong>: ranks ${ranks.join(", ")}</li>`)}</ul></section>`;
+    <ul>${[...hosts].map(([name, ranks]) => html`<li key=${name}><strong>${name}</strong>: ${ranks.length === 1 ? "rank" : "ranks"} ${ranks.join(", ")}</li>`)}</ul></section>`;
 }
 
 function Moves({ room, deploy }) {

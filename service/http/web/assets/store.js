@@ -2,7 +2,7 @@
 
 import { events, Refused } from "./api.js";
 
-const DRAW_MS = 250;
+const DRAWS = 4; // in a second, at most
 const RETRY_MS = [500, 1000, 2000, 5000, 10000];
 
 export class Picture {
@@ -70,6 +70,15 @@ function index(map, key) {
   return found;
 }
 
+// How long the next draw waits, in ms. `drawn`: when the newest draws were, the oldest first. The first two of a second are made at once,
+// so that what follows a rest is seen at once, also where something else was told just before; the others share what is left of it.
+export function wait(drawn, now) {
+  const lately = drawn.filter((at) => now - at < 1000);
+  if (lately.length < 2) return 0;
+  const last = lately[lately.length - 1];
+  return Math.max(0, last + (lately[0] + 1000 - last) / (DRAWS + 1 - lately.length) - now);
+}
+
 export class Store {
   constructor(draw) {
     this.draw = draw;
@@ -77,7 +86,7 @@ export class Store {
     this.about = null;
     this.link = "connecting"; // live | lost | refused
     this.problem = null;
-    this._drawn = 0;
+    this._drawn = [];
     this._timer = 0;
     this._failures = 0;
     this._stream = null;
@@ -108,12 +117,11 @@ export class Store {
 
   changed() {
     if (document.hidden || this._timer) return;
-    const wait = Math.max(0, this._drawn + DRAW_MS - performance.now());
     this._timer = setTimeout(() => {
       this._timer = 0;
-      this._drawn = performance.now();
+      this._drawn = [...this._drawn, performance.now()].slice(-DRAWS);
       this.draw();
-    }, wait);
+    }, wait(this._drawn, performance.now()));
   }
 
   // Of the first connection what comes is drawn as it comes: the fleet first, then its groups. Later on what is drawn stays until
