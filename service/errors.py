@@ -137,6 +137,10 @@ class Unsatisfiable(PlacementError):
     reason = "UNSATISFIABLE"
 
 
+def _in_gib(amount: int) -> str:
+    return f"{round(amount / (1 << 30), 2):g} GiB"
+
+
 class QuotaExceeded(CorralError):
     """A tenant's quota would be exceeded. Amounts are in the resource's unit (vCPUs, bytes, count); `requested` is the
     sum of what is `held` already, None where that is not known, and what is asked for."""
@@ -144,10 +148,11 @@ class QuotaExceeded(CorralError):
     reason = "QUOTA_EXCEEDED"
 
     def __init__(self, subject: str, resource: str, limit: int, requested: int, held: int | None = None) -> None:
-        needs = f"the request needs {requested}"
+        of = _in_gib if resource == "memory" else str
+        needs = f"the request needs {of(requested)}"
         if held is not None:
-            needs = f"{held} held and {requested - held} asked for are {requested}"
-        super().__init__(f"quota of {subject} for {resource} is {limit}, {needs}")
+            needs = f"{of(held)} held and {of(requested - held)} asked for are {of(requested)}"
+        super().__init__(f"quota of {subject} for {resource} is {of(limit)}, {needs}")
         self.held = held
         self.subject = subject
         self.resource = resource

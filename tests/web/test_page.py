@@ -330,13 +330,18 @@ def test_tiles_of_a_large_fleet_stand_apart_under_the_names_of_their_zones_and_r
     assert first["r1"][1] == first["r2"][1] < first["r3"][1]
 
 
-VIEWS = ("/#/fleet", "/#/groups", "/#/plan", "/#/images", "/#/quarantine", "/#/decisions", "/#/usage", "/#/audit")
+NAMES = ("fleet", "groups", "plan", "images", "rolls", "quarantine", "decisions", "usage", "audit")
+VIEWS = tuple(f"/#/{name}" for name in NAMES)
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_every_view_is_accessible_and_fits_a_narrow_window(page: Page, http: httpx.Client, *, dark: bool) -> None:
     uuid = deploy(http, f"seen-{dark}", 2)
     host = http.get("/corral/v1/hosts").json()["inventories"][0]["uuid"]
+    page.open()
+    assert set(page.script("return [...document.querySelectorAll('nav a')].map((e) => e.hash)")) == {
+        path[1:] for path in VIEWS
+    }
     for path in (*VIEWS, f"/#/group/{uuid}", f"/#/host/{host}"):
         page.size(400, 800, dark=dark)
         page.open(path)

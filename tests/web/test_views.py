@@ -38,7 +38,7 @@ def test_usage_tells_what_each_project_holds_and_what_its_quota_leaves(page: Pag
     page.until(lambda: "CPU" in told(), "the project")
     (project,) = http.get("/corral/v1/usage").json()["inventories"]
     head = (project["project"], "1", "2")
-    assert told() == {"CPU": (*head, "2", "0", "none", "none"), "Memory": (*head, "6 GiB", "0 B", "none", "none")}
+    assert told() == {"CPU": (*head, "2", "0", "no limit", "—"), "Memory": (*head, "6 GiB", "0 B", "no limit", "—")}
     assert page.accessibility() == []
     http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
     page.click("button", "Look again")
@@ -127,6 +127,39 @@ def test_hosts_are_set_free_after_it_is_seen_which(page: Page, http: httpx.Clien
     page.click("button", "Free hosts")
     page.until(lambda: "No host can be set free" in page.text("dialog"), "that no more can be done")
     page.click("dialog button", "Cancel")
+    http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
+
+
+def test_a_member_that_is_moved_says_where_it_goes(page: Page, http: httpx.Client) -> None:
+    uuid = deploy(http, "on-its-way", 1)
+    (member,) = http.get(f"/corral/v1/instance-groups/{uuid}").json()["inventory"]["instances"]
+    hosts = {one["uuid"]: one["name"] for one in http.get("/corral/v1/hosts").json()["inventories"]}
+    here = member["hostUuid"]
+    (there, name) = next((key, name) for key, name in hosts.items() if key != here)
+    page.open()
+    page.until(lambda: "on-its-way" in page.text("main"), "the member")
+    # As the stream tells it while a live move goes on, which takes a simulated host a moment.
+    shown: list[str] = page.driver.execute_async_script(
+        "const [host, target, name, uuid, group, done] = arguments;"
+        "Promise.all([import('/web/store.js'), import('/web/fleet.js'), import('/web/vendor/preact-htm.mjs')])"
+        ".then(([{Picture}, {Host}, {html, render}]) => {"
+        "  const picture = new Picture(); const resources = {vcpu: [8, 0, 80, 1, 0, 79]};"
+        "  const one = {resources, cells: {}, quarantined: {}, labels: {}, name: 'here', status: 'Connected'};"
+        "  picture.apply({hosts: [{...one, uuid: host}, {...one, uuid: target, name}],"
+        "    groups: [{uuid: group, name: 'g'}],"
+        "    members: [{uuid, group, rank: 0, status: 'Running', host, target, cpu: 1, memory: 1, reason: ''}]});"
+        "  const at = document.createElement('div'); document.body.append(at);"
+        "  render(html`<${Host} picture=${picture} uuid=${host} may=${() => false} />`, at);"
+        "  const said = [...at.querySelectorAll('tbody tr, .line')].map((e) => e.innerText); at.remove(); done(said);"
+        "}).catch((problem) => done([String(problem.stack)]))",
+        here,
+        there,
+        name,
+        "a" * 32,
+        uuid,
+    )
+    assert any(f"Running → {name}" in line for line in shown), shown
+    assert any("of 8, given out as 80" in line for line in shown), shown
     http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
 
 

@@ -41,6 +41,10 @@ def test_a_gang_that_does_not_fit_is_told_the_nearest_miss_and_the_first_cure(cu
 def test_a_quota_says_what_is_held_and_what_is_asked_for() -> None:
     error = errors.QuotaExceeded("project red", "vcpu", 16, 20, 12)
     assert error.message == "quota of project red for vcpu is 16, 12 held and 8 asked for are 20"
+    memory = errors.QuotaExceeded("project red", "memory", 300 << 30, 878 << 30, 158 << 30)
+    assert (
+        memory.message == "quota of project red for memory is 300 GiB, 158 GiB held and 720 GiB asked for are 878 GiB"
+    )
     assert metadata(error)["held"] == "12"
     assert "held" not in metadata(errors.QuotaExceeded("project red", "vcpu", 16, 20))
 

@@ -51,6 +51,11 @@ function usedOf(hosts, picture) {
   return sums;
 }
 
+// What may be claimed of a host where that is not what it has.
+function overcommitted(name, [total, reserved, allocatable]) {
+  return allocatable === total - reserved ? "" : `, given out as ${amount(name, allocatable)}`;
+}
+
 const usedText = (name, used) => (name in used ? `, ${amount(name, used[name])} used now` : "");
 
 function fields(host, picture) {
@@ -113,6 +118,11 @@ function Zones({ hosts, picture }) {
   </section>`);
 }
 
+const nameOf = (uuid, picture) => picture.hosts.get(uuid)?.name || "another host";
+
+// A member's status, and where it goes while it is moved as it runs.
+const standing = (member, picture) => `${member.status}${member.target ? `, moving to ${nameOf(member.target, picture)}` : ""}`;
+
 function Card({ host, picture }) {
   const members = picture.membersOn(host.uuid);
   return html`<li class="host">
@@ -122,8 +132,8 @@ function Card({ host, picture }) {
       <span>${amount(name, of[3])} / ${amount(name, of[2])}</span></div>`)}
     <p class="members">${members.slice(0, 24).map((member) => {
       const group = picture.groups.get(member.group)?.name || member.group;
-      return html`<a key=${member.uuid} class="member" href=${`#/group/${member.group}`} title=${`${group} rank ${member.rank}: ${member.status}`}
-        aria-label=${`${group} rank ${member.rank}: ${member.status}`}><i class="dot ${member.status === "Running" ? "good" : "busy"}"></i>${group.slice(0, 10)}·${member.rank}</a>`;
+      return html`<a key=${member.uuid} class="member" href=${`#/group/${member.group}`} title=${`${group} rank ${member.rank}: ${standing(member, picture)}`}
+        aria-label=${`${group} rank ${member.rank}: ${standing(member, picture)}`}><i class="dot ${member.status === "Running" && !member.target ? "good" : "busy"}"></i>${group.slice(0, 10)}·${member.rank}${member.target && ` → ${nameOf(member.target, picture)}`}</a>`;
     })}${members.length > 24 && html`<span>and ${members.length - 24} more</span>`}${members.length === 0 && "no members"}</p>
   </li>`;
 }
@@ -163,14 +173,14 @@ export function Host({ picture, loading, uuid, may }) {
     <${Problem} is=${problem} />
     <section aria-label="Resources">${Object.entries(host.resources).map(([name, of]) => html`<div key=${name} class="line wide"><span>${label(name)}</span>
       <${Bar} resource=${name} of=${of} open=${open(host)} stranded=${stranded(host).includes(name)} quarantined=${host.quarantined[name]} used=${picture.usedOf(uuid)[name]} />
-      <span>${amount(name, of[3])} claimed${usedText(name, picture.usedOf(uuid))}, ${amount(name, of[4])} other machines${host.quarantined[name] > 0 && ` (${amount(name, host.quarantined[name])} in quarantine or out of service)`}, ${amount(name, of[1])} reserved, of ${amount(name, of[0])}</span></div>`)}
+      <span>${amount(name, of[3])} claimed${usedText(name, picture.usedOf(uuid))}, ${amount(name, of[4])} other machines${host.quarantined[name] > 0 && ` (${amount(name, host.quarantined[name])} in quarantine or out of service)`}, ${amount(name, of[1])} reserved, of ${amount(name, of[0])}${overcommitted(name, of)}</span></div>`)}
       ${Object.keys(host.cells).length > 1 && Object.entries(host.cells).map(([number, cell]) => html`<h2 key=${number}>NUMA cell ${number}</h2>
         ${Object.entries(cell).map(([name, of]) => html`<div key=${name} class="line wide"><span>${label(name)}</span><${Bar} resource=${name} of=${of} open=${open(host)} />
           <span>${amount(name, of[3])} claimed by members pinned to it, ${amount(name, of[4])} other machines, ${amount(name, of[1])} reserved, of ${amount(name, of[0])}</span></div>`)}`)}
       <${Legend} /></section>
     <${Table} caption="Members" items=${members} keyOf=${(member) => member.uuid} head=${["Group", "Rank", "Status", "CPU", "Memory", "Why"]}
       row=${(member) => html`<th scope="row"><a href=${`#/group/${member.group}`}>${picture.groups.get(member.group)?.name || member.group}</a></th>
-        <td>${member.rank}</td><td><${Status} is=${member.status} /></td><td>${member.cpu}</td><td>${bytes(member.memory)}</td><td>${because(member)}</td>`} />
+        <td>${member.rank}</td><td><${Status} is=${member.status} />${member.target && html` → <a href=${`#/host/${member.target}`}>${nameOf(member.target, picture)}</a>`}</td><td>${member.cpu}</td><td>${bytes(member.memory)}</td><td>${because(member)}</td>`} />
     <${Devices} host=${host} picture=${picture} may=${may} />
     <${Ask} ask=${ask} close=${() => setAsk(null)} />`;
 }

@@ -39,7 +39,7 @@ export function Groups({ picture, loading, query, setQuery }) {
     <p><strong id="group-count">${groups.length}</strong> groups, <strong>${groups.filter((group) => group.status === "Running").length}</strong> running${loading && ", and more are being read"}. <a href="#/plan">Plan a deploy</a></p>
     <${Table} caption="Groups" items=${groups} keyOf=${(group) => group.uuid} head=${["Name", "Status", "Members running", "Project", "Changed", "Why"]}
       row=${(group) => html`<th scope="row"><a href=${`#/group/${group.uuid}`}>${group.name}</a></th><td><${Status} is=${group.status} /></td>
-        <td><${Progress} group=${group} members=${picture.membersOf(group.uuid)} /></td><td>${group.project}</td><td>${clock(group.updated)}</td><td>${group.reason}</td>`} />`;
+        <td><${Progress} group=${group} members=${picture.membersOf(group.uuid)} /></td><td>${group.project}</td><td class="when">${clock(group.updated)}</td><td>${group.reason}</td>`} />`;
 }
 
 function Progress({ group, members }) {
@@ -99,7 +99,7 @@ export function Group({ picture, loading, uuid, may }) {
     <${Members} caption="Members" items=${members} devices=${devices} picture=${picture} />
     ${beside.length > 0 && html`<${Members} caption="Members of the gang beside" items=${beside} devices=${devices} picture=${picture} />`}
     ${whole.value?.inventory?.room && html`<${Room} room=${whole.value.inventory.room} picture=${picture} />`}
-    <${Logs} uuid=${uuid} members=${members} />
+    ${members.length > 0 && html`<${Logs} uuid=${uuid} members=${members} />`}
     <h2>Timeline</h2>
     <${Problem} is=${history.problem} />
     <${Cut} of=${history.value} />

@@ -33,7 +33,7 @@ export function Quarantine({ picture }) {
     ${held.value && html`<${Table} caption="Held" items=${held.value} keyOf=${(one) => one.hostUuid + one.key} head=${["Name", "Host", "What", "State", "Holds", "Since", "Why", "Do"]}
       row=${(one) => html`<th scope="row">${one.name}</th><td>${host(one)}</td><td>${one.holding}</td><td>${one.state}</td>
         <td>${Object.entries(one.resources || {}).map(([name, value]) => `${label(name)} ${amount(name, Number(value))}`).join(", ")}</td>
-        <td>${clock(Date.parse(one.createDate))}</td><td>${one.reason}</td>
+        <td class="when">${clock(Date.parse(one.createDate))}</td><td>${one.reason}</td>
         <td>${one.removalOrdered ? "being ended" : html`<button onClick=${() => remove(one)}>Destroy…</button>
           ${one.groupUuid && html` <button onClick=${() => adopt(one)}>Adopt…</button>`}`}</td>`} />`}
     <${Ask} ask=${ask} close=${() => setAsk(null)} />`;
@@ -55,7 +55,7 @@ export function Images({ may }) {
     <${Problem} is=${listed.problem} />
     <p class="actions"><button onClick=${listed.again}>Look again</button></p>
     ${listed.value && html`<${Table} caption="Images" items=${listed.value} keyOf=${(one) => one.uuid} head=${["Name", "Format", "Size", "Since", "SHA-256", "UUID", ...(may("admin") ? ["Do"] : [])]}
-      row=${(one) => html`<th scope="row">${one.name}</th><td>${one.format}</td><td>${bytes(Number(one.size || 0))}</td><td>${clock(Date.parse(one.createDate))}</td>
+      row=${(one) => html`<th scope="row">${one.name}</th><td>${one.format}</td><td>${bytes(Number(one.size || 0))}</td><td class="when">${clock(Date.parse(one.createDate))}</td>
         <td><code title=${one.sha256}>${one.sha256?.slice(0, 12)}</code></td><td><code>${one.uuid}</code></td>
         ${may("admin") && html`<td><button onClick=${() => remove(one)}>Delete…</button></td>`}`} />`}
     <${Ask} ask=${ask} close=${() => setAsk(null)} />`;
@@ -68,7 +68,7 @@ export function Decisions({ picture }) {
     <p class="actions"><button onClick=${made.again}>Look again</button></p>
     ${made.value && html`<${Table} caption="Decisions, newest first" items=${made.value.inventories || []} keyOf=${(one) => one.uuid}
       head=${["At", "Of", "Came out", "Proof", "Members", "Hosts", "Took", "By"]}
-      row=${(one) => html`<td>${clock(Date.parse(one.createDate))}</td><th scope="row">${picture.groups.has(one.groupUuid) ? html`<a href=${`#/group/${one.groupUuid}`}>${picture.groups.get(one.groupUuid).name}</a>` : one.kind === "rebalance" ? "rebalance" : html`<code>${one.groupUuid?.slice(0, 8)}</code>`}</th>
+      row=${(one) => html`<td class="when">${clock(Date.parse(one.createDate))}</td><th scope="row">${picture.groups.has(one.groupUuid) ? html`<a href=${`#/group/${one.groupUuid}`}>${picture.groups.get(one.groupUuid).name}</a>` : one.kind === "rebalance" ? "rebalance" : html`<code>${one.groupUuid?.slice(0, 8)}</code>`}</th>
         <td>${one.moves ? `${one.moves} moves` : html`<${Status} is=${one.status} />`}</td><td>${one.proof}</td><td>${one.nodes}</td><td>${one.hosts}</td><td>${(one.durationMs || 0).toFixed(1)} ms</td><td>${one.stage}</td>`} />`}`;
 }
 
@@ -83,7 +83,7 @@ export function Usage() {
       head=${["Project", "Groups", "Members", "Resource", "Claimed", "Waiting", "Quota", "Left"]}
       row=${(one) => html`<th scope="row">${one.of.project}</th><td>${one.of.groupCount || 0}</td><td>${one.of.instanceCount || 0}</td><td>${label(one.resource)}</td>
         ${[one.claimed || 0, one.waiting || 0].map((value) => html`<td>${amount(one.resource, Number(value))}</td>`)}
-        ${[one.limit, one.available].map((value) => html`<td>${value === undefined ? "none" : amount(one.resource, Number(value))}</td>`)}`} />`}`;
+        <td>${one.limit === undefined ? "no limit" : amount(one.resource, Number(one.limit))}</td><td>${one.available === undefined ? "—" : amount(one.resource, Number(one.available))}</td>`} />`}`;
 }
 
 export function Audit() {
@@ -92,6 +92,6 @@ export function Audit() {
     <${Problem} is=${made.problem} />
     <p class="actions"><button onClick=${made.again}>Look again</button></p>
     ${made.value && html`<${Table} caption="Changes" items=${made.value} keyOf=${(one) => one.id} head=${["At", "Who", "From", "Project", "What", "Of", "Call"]}
-      row=${(one) => html`<td>${clock(Date.parse(one.time))}</td><th scope="row">${one.principal}</th><td>${one.peer}</td><td>${one.project}</td><td>${one.method}</td>
+      row=${(one) => html`<td class="when">${clock(Date.parse(one.time))}</td><th scope="row">${one.principal}</th><td>${one.peer}</td><td>${one.project}</td><td>${one.method}</td>
         <td><code>${one.subject}</code></td><td><code>${one.requestId}</code></td>`} />`}`;
 }

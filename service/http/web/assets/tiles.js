@@ -92,10 +92,10 @@ export function Tiles({ hosts, zoneName, open, stranded, used }) {
   };
   const host = hosts[at];
   return html`<div class="tiles">
+    <p id="tile-told" class="told" aria-live="polite">${host ? words(host, used(host)) : "A tile is a host: its edge is the colour of its status, its bars are what is taken of it. Point at one for its name."}</p>
     <canvas ref=${canvas} tabindex="0" role="application" aria-label=${`${hosts.length} hosts as tiles; arrow keys move, Enter opens; the table below says the same`}
       aria-describedby="tile-told" onMouseMove=${(event) => setAt(under(event))} onMouseLeave=${() => setAt(-1)} onKeyDown=${pressed}
       onClick=${(event) => under(event) >= 0 && (location.hash = `#/host/${hosts[under(event)].uuid}`)}></canvas>
-    <p id="tile-told" class="told" aria-live="polite">${host ? words(host, used(host)) : "Point at a tile for its name."}</p>
   </div>`;
 }
 

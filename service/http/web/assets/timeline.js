@@ -56,5 +56,5 @@ export function Timeline({ events, members }) {
       <text x=${LEFT} y=${height - 4}>0 s</text><text x=${LEFT + WIDTH} y=${height - 4} text-anchor="end">${lasted(last - first)}</text>
     </svg></div>
     <${Table} caption="Events, newest first" items=${[...events].reverse()} keyOf=${(event) => event.revision} head=${["At", "After", "What"]}
-      row=${(event) => html`<td>${clock(Date.parse(event.time))}</td><td>${lasted(Date.parse(event.time) - first)}</td><td>${told(event)}</td>`} />`;
+      row=${(event) => html`<td class="when">${clock(Date.parse(event.time))}</td><td class="when">${lasted(Date.parse(event.time) - first)}</td><td>${told(event)}</td>`} />`;
 }
