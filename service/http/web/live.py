@@ -216,7 +216,12 @@ class Live:
                 missing -= changes.complete
                 if changes.complete and sources:
                     readers.append(asyncio.create_task(_read(sources.pop(0), queue)))
-                yield "changes", changes.document()
+                told = changes.document()
+                if not changes.complete and told.keys() <= {"revision"}:
+                    # A page draws nothing of how far the log was read, and a pause would hold back what comes next.
+                    yield "", None
+                    continue
+                yield "changes", told
                 if missing == 0:
                     missing = -1
                     yield "ready", {"revision": changes.revision}

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -138,6 +139,26 @@ async def test_a_tenant_sees_its_own_groups_and_no_host(tmp_path: Path) -> None:
             assert (blue.groups, blue.members, blue.hosts) == ({}, {}, {})
             assert len(root.groups) == len(root.hosts) == 1
             assert blue.hello["caller"]["role"] == "viewer"
+
+
+async def test_that_nothing_has_happened_is_no_message_that_a_page_draws_and_holds_nothing_back(tmp_path: Path) -> None:
+    with patch("service.app.feed.BOOKMARK_SECONDS", 0.02):
+        async with (
+            whole(tmp_path, config_text(hosts=1)) as lab,
+            httpx.AsyncClient(base_url=f"http://{lab.http_address}", timeout=60) as http,
+            http.stream("GET", "/web/events") as answer,
+        ):
+            name, messages, comments = "", [], 0
+            async for line in answer.aiter_lines():
+                name = line.removeprefix("event: ") if line.startswith("event: ") else name
+                if line.startswith("data: "):
+                    messages.append((name, json.loads(line.removeprefix("data: "))))
+                ready = "ready" in [one for one, _ in messages]
+                comments += ready and line.startswith(":")
+                if comments == 10 or len(messages) > 50:
+                    break
+    names = [one for one, _ in messages]
+    assert [told for one, told in messages[names.index("ready") + 1 :] if told.keys() <= {"revision"}] == []
 
 
 async def test_another_sites_page_cannot_open_the_stream(tmp_path: Path) -> None:
