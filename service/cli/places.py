@@ -53,7 +53,7 @@ def register(corral: click.Group) -> None:
     """Add the sub-commands."""
     zones = verb_group(corral, "zones", example="corral zones")(list_zones)
     verb(zones, "add", example="corral zones add zone-2 --description 'the second room'")(add_zone)
-    verb(zones, "set", example="corral zones set zone-2 --isolation off")(set_zone)
+    verb(zones, "set", example="corral zones set zone-2 --description 'the second room, upstairs'")(set_zone)
     verb(zones, "remove", example="corral zones remove zone-2")(remove_zone)
 
 

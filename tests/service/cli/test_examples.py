@@ -77,7 +77,7 @@ corral host enable hv9
 corral host remove hv9
 corral zones
 corral zones add zone-2 --description 'the second room'
-corral zones set zone-2 --isolation off
+corral zones set zone-2 --description 'the second room, upstairs'
 corral zones remove zone-2
 corral clusters
 corral clusters create rows-1-to-4 --zone zone-1
@@ -96,6 +96,7 @@ corral catalog add service.yaml
 corral catalog edit chat-model changes.yaml
 corral catalog remove chat-model
 corral capacity --cpu 4 --memory 16GiB
+corral devices --filter 'state:quarantined'
 corral rebalance --zone zone-1 --run
 corral roll --zone zone-1 --at-once 2
 corral usage
