@@ -51,7 +51,8 @@ def write(connection: Connection, change: GroupChange, now: int) -> Group:
         before = groups.load(connection, after.uuid, lock=True)
     held = claims.seats_of(connection, after.uuid)
     if change.act is Act.END:
-        ended = [(instance, attempt, host) for (instance, attempt), hosts in held.items() for host in hosts]
+        over = {key: hosts for key, hosts in held.items() if key not in change.standing}
+        ended = [(instance, attempt, host) for (instance, attempt), hosts in over.items() for host in hosts]
         return commit(connection, before, _carried(before, after), ended, now)
     zones = fleet.zones(connection)
     after = replace(after, instances=tuple(_with_devices(connection, change, m) for m in after.instances))

@@ -61,7 +61,8 @@ class GroupChange:
     """`group`: as it is to be. `notes`: what an operator should know of it. `entries`: catalogue entries to restore.
 
     `changed`: uuids of members that are other than the database has them. `missing`: names of values that nothing
-    tells any more.
+    tells any more. `standing`: (instance, attempt) that were let go while their machine could not be removed; it is
+    there still, and what it holds stays claimed.
     """
 
     act: Act
@@ -70,6 +71,7 @@ class GroupChange:
     notes: tuple[str, ...] = ()
     entries: tuple[ModelService, ...] = ()
     missing: tuple[str, ...] = ()
+    standing: frozenset[tuple[str, int]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +138,19 @@ class _Planner:
         self.behind = behind
         self.shown: dict[str, dict[str, list[MemberMachine]]] = defaultdict(lambda: defaultdict(list))
         self._latest: dict[str, int] = defaultdict(int)
+        self._standing: dict[str, set[tuple[str, int]]] = defaultdict(set)
         for survey in surveys:
             for machine in _machines(known, survey):
                 identity = machine.identity
                 key = (identity.instance, identity.attempt, survey.host.uuid)
                 self._latest[identity.instance] = max(self._latest[identity.instance], identity.attempt)
-                if machine.state is not MachineState.TOMBSTONE and key not in known.retired:
-                    seat = MemberMachine(survey, machine, record_of(machine))
-                    self.shown[identity.group][identity.instance].append(seat)
+                if machine.state is MachineState.TOMBSTONE:
+                    continue
+                if key in known.retired:
+                    self._standing[identity.group].add((identity.instance, identity.attempt))
+                    continue
+                seat = MemberMachine(survey, machine, record_of(machine))
+                self.shown[identity.group][identity.instance].append(seat)
 
     def group(self, uuid: str) -> GroupChange | None:
         """What to do with a group; None: nothing. Raises Unclear."""
@@ -296,7 +303,8 @@ class _Planner:
         gone = tuple(replace(unmoved(m), status=S.REMOVED, unknown_since=0, deadline_at=0) for m in row.instances)
         group = replace(row, instances=gone, phase=GroupPhase.DELETED, status=GroupStatus.DELETED, update=None)
         note = "no host has any of its machines: it was deleted after this database was saved"
-        return GroupChange(Act.END, group, frozenset(m.uuid for m in gone), (note,))
+        standing = frozenset(self._standing[row.uuid])
+        return GroupChange(Act.END, group, frozenset(m.uuid for m in gone), (note,), standing=standing)
 
     def _member_now(
         self,

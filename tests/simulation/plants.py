@@ -296,6 +296,8 @@ PLANTS: tuple[Plant, ...] = (
         "    for instance in sorted(set(instances) & set(held)):\n", "    for instance in ():\n", theme="restore"),
     one("a claimed host's machines are held only when the sweep comes by", CUSTODY,
         "            hold_unknown(connection, host.uuid, found.machines)\n", "", theme="restore"),
+    one("a recovery lets go what a deleted group left standing", "service.transactions.recovery",
+        " if key not in change.standing}", "}"),
     one("a recovery believes whatever one look at a host shows", "service.transactions.surveys",
         "    return before.boot_id == after.boot_id and shown[0] == shown[1]\n", "    return True\n", theme="restore"),
     one("a copy is taken for a live move while its host is silent", RECOVERY_PLAN,

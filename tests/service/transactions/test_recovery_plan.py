@@ -309,6 +309,14 @@ def test_a_group_that_was_deleted_since_ends_only_if_every_host_answers() -> Non
     assert decide(knowing(was, generation=9), surveys([], [], generation=9)).changes == (), "not an older copy"
 
 
+def test_what_a_deleted_group_left_standing_keeps_its_claim() -> None:
+    was = running(2)
+    moved = replace(was, instances=(was.instances[0], vacate(was.instances[1], keep_claim=False)))
+    stuck, uuid = shown(was, 1, M.GHOST), was.instances[1].uuid
+    change = only(decide(knowing(moved, retired=[(uuid, 1, host(2).uuid)]), surveys([], [stuck], generation=9)))
+    assert (change.act, change.standing) == (Act.END, frozenset({(uuid, 1)}))
+
+
 def test_an_older_copy_on_which_the_service_ran_for_a_time_is_one_still_however_far_it_has_come_since() -> None:
     went_on = replace(knowing(running(2), generation=20), ahead=True)
     plan = decide(went_on, surveys([], [], generation=9))
