@@ -12,6 +12,7 @@ from service.app import engines
 from service.app.admission import admit, wish_of
 from service.app.auditing import audited
 from service.app.etags import require_etag
+from service.app.group_states import require, require_whole
 from service.app.role_changes import RoleChange, joining_and_leaving, named_as_asked
 from service.app.visibility import project_of, visible
 from service.domain import placement_rules, ranks, roles
@@ -21,7 +22,7 @@ from service.domain.preemption import Policies, require_evictor
 from service.domain.presets import Serves, ports_of, preset_of
 from service.domain.specs import GroupSpec, NodeSpec, RoomMoves
 from service.domain.tenants import Caller
-from service.errors import InvalidArgument, NotFound, RequestIdReused, Unavailable, WrongState
+from service.errors import InvalidArgument, NotFound, RequestIdReused, Unavailable
 from service.lifecycle.facts import DeleteRequested, Fact, ScaleRequested, StartRequested, StopRequested
 from service.serving.rendezvous import template
 from service.signals import Signals
@@ -148,6 +149,7 @@ class GroupIntents:
 
         def decide(connection: Connection, group: Group) -> Sequence[Fact]:
             require(group, {GroupStatus.RUNNING}, "it to be Running")
+            require_whole(group)
             added, removed = joining_and_leaving(group, change) if change else (joining, leaving)
             _check_removed(group, removed)
             _check_left(connection, group, added, removed)
@@ -342,17 +344,6 @@ def repeated(connection: Connection, caller: Caller, method: str, request_id: st
         # A token and an account may have the same name in two projects.
         raise RequestIdReused(request_id)
     return Started(group, max(found.after_revision, events.head(connection)[0]))
-
-
-def require(group: Group, allowed: frozenset[GroupStatus] | set[GroupStatus], needs: str) -> None:
-    """Raises WrongState where the group is in no such state, or is being updated."""
-    if group.updating and group.update is not None:
-        standing = f"in its update {group.update.number} ({group.update.stage.value})"
-        needed = "no update in progress: wait for its end, or take it back"
-        raise WrongState(f"instance group {group.uuid}", standing, needed)
-    if group.status not in allowed:
-        states = [status.value for status in allowed]
-        raise WrongState(f"instance group {group.uuid}", group.status.value, needs, states)
 
 
 def _check_removed(group: Group, removed: Sequence[str]) -> None:

@@ -21,8 +21,8 @@ from service.app.group_intents import (
     body_hash,
     new_instance,
     repeated,
-    require,
 )
+from service.app.group_states import require, require_whole
 from service.app.visibility import visible
 from service.domain.catalog import ModelService, version_key
 from service.domain.fleet import MEMORY, VCPU, Host
@@ -99,7 +99,7 @@ class GroupUpdates(GroupIntents):
 
         def wanted(connection: Connection, group: Group) -> UpdateRequested:
             require(group, RUNNING, "it to be Running")
-            _require_no_eviction(group)
+            _require_settled(group)
             after = self._changed(connection, group, changes)
             return self._request(connection, group, after, mode)
 
@@ -124,7 +124,7 @@ class GroupUpdates(GroupIntents):
             if update.active:
                 return TakeBackRequested()
             require(group, RUNNING, "it to be Running")
-            _require_no_eviction(group)
+            _require_settled(group)
             asked = self._request(connection, group, update.before, update.mode)
             return replace(asked, update=replace(asked.update, undoes=update.number))
 
@@ -150,7 +150,7 @@ class GroupUpdates(GroupIntents):
             if not isinstance(fact, UpdateRequested) or fact.update.mode is UpdateMode.IN_PLACE:
                 return None
             gang = second(advance(group, fact, clock.now(connection)))
-            assert gang is not None  # it is Running, and no update goes on
+            assert gang is not None  # it is settled, and no update goes on
             quotas.foresee(connection, group.project, translate.total(translate.demand(m.spec) for m in gang.instances))
             return _Foreseen(gang, *self._fleet_reader.read(connection))
 
@@ -317,8 +317,10 @@ def _grow(connection: Connection, group: Group, update: Update, *, keep: bool) -
             tried.rollback()
 
 
-def _require_no_eviction(group: Group) -> None:
-    """Raises WrongState where the group is to end so that another one fits: what it runs is not changed then."""
+def _require_settled(group: Group) -> None:
+    """Raises WrongState where members are on their way, as after a scaling, or where the group is to end so that
+    another one fits: what it runs is not changed then."""
+    require_whole(group)
     if group.eviction is not None:
         needed = "no eviction ahead: wait until it is over or called off"
         raise WrongState(f"instance group {group.uuid}", "to be evicted", needed)

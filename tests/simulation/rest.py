@@ -37,13 +37,14 @@ class AtRest:
             *self._machines_amiss(members, wanted),
             *self._left_over(wanted),
             *self._not_drained(),
-            *self._observer.updates.under_way(),
+            # An update goes on once its group has room again.
+            *(what for group, what in self._observer.updates.under_way() if not self._waits_for_room(group)),
         ]
 
     def _groups_on_their_way(self) -> Iterator[str]:
         for uuid, phase, status, owner, due in self._rows("SELECT uuid, phase, status, owner, due_at FROM groups"):
-            if phase == "planning" and status == "Degraded" and not self._has_room(uuid):
-                continue  # it served, lost a member, and waits for room
+            if self._waits_for_room(uuid):
+                continue
             if (
                 phase == "planning"
                 and status == "Waiting"
@@ -58,6 +59,13 @@ class AtRest:
                 yield f"group {uuid} is in phase running and {status}"
             if phase in ("failed", "deleted") and (owner or (due or 0) > 0):
                 yield f"final group {uuid} is still owned by {owner!r}, due at {due}"
+
+    def _waits_for_room(self, group: str) -> bool:
+        """Whether it served, lost a member, and finds no room for it."""
+        stands = ("planning", "Degraded")
+        return self._rows("SELECT phase, status FROM groups WHERE uuid = ?", group) == [stands] and not self._has_room(
+            group
+        )
 
     def _leaves_room(self, group: str) -> bool:
         """Whether what is there is kept for somebody before it in line, who does not fit yet."""

@@ -127,10 +127,10 @@ class Updates:
             if order[uuid] < order[instance] and not leaving and (uuid, self.epoch(group, beside, start)) not in served
         ]
 
-    def under_way(self) -> Iterator[str]:
-        """What is not at rest."""
+    def under_way(self) -> Iterator[tuple[str, str]]:
+        """What is not at rest: the group, and what of it."""
         for group, text in self._rows("SELECT uuid, rollout FROM groups WHERE rollout IS NOT NULL"):
             if (stage := json.loads(text)["stage"]) in GOING_ON:
-                yield f"the update of {group} is {stage}"
+                yield group, f"the update of {group} is {stage}"
         for uuid, group in self._rows("SELECT uuid, group_uuid FROM instances WHERE beside"):
-            yield f"{uuid} is of a second gang of {group}"
+            yield group, f"{uuid} is of a second gang of {group}"

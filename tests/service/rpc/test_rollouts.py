@@ -14,7 +14,7 @@ from service.drivers.simulated.host import SimulatedHost
 from service.store import groups
 from tests.service.rpc.lab import reason_of
 from tests.service.rpc.test_devices import HOST, nodes
-from tests.support.whole import GIB, Whole, config_text, whole
+from tests.support.whole import ENTRY, GIB, ZONE, Whole, config_text, whole
 
 pytestmark = pytest.mark.asyncio
 
@@ -178,6 +178,23 @@ async def test_while_an_update_goes_on_others_are_refused_and_it_is_called_off(
         assert (back.status, back.update.stage, back.update.reason) == ("Running", "taken_back", "it was taken back")
         assert [(m.uuid, m.attempt) for m in back.instances] == [(m.uuid, m.attempt) for m in old.instances]
         assert len(lab.machines_on("host-1")) + len(lab.machines_on("host-2")) == 2
+
+
+async def test_while_members_start_nothing_is_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with whole(tmp_path, config_text(2)) as lab:
+        old = await lab.up(2)
+        monkeypatch.setattr(SimulatedHost, "seen", _nobody_but({m.uuid for m in old.instances}, SimulatedHost.seen))
+        one = {"uuid": ENTRY, "zone_uuid": ZONE, "cpu_num": 1, "memory_size": GIB}
+        more = deploy_pb2.ScaleInstanceGroupRequest(uuid=old.uuid, model_services=[one])
+        async for answer in lab.deploy.ScaleInstanceGroup(more):
+            if answer.event.instance.status == "Booting":
+                break
+        assert (await state(lab, old.uuid)).status == "Running", "it serves as before"
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            [answer async for answer in lab.deploy.ScaleInstanceGroup(more)]
+        assert reason_of(error.value) == "WRONG_STATE"
+        for mode in (SURGE, IN_PLACE):
+            await refused(lab, old.uuid, "WRONG_STATE", "wait until those that start do", {"cpu_num": 3}, mode=mode)
 
 
 async def test_a_change_says_all_that_members_are_made_from(tmp_path: Path) -> None:
