@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from service.domain.rebalances import RebalanceWish
 from service.domain.rolls import RollEnable, RollStage, RollWish
-from service.errors import Conflict, InvalidArgument, NotFound, Unavailable, Undecided
+from service.errors import Conflict, InvalidArgument, NotFound, Unavailable, Undecided, WrongState
 from tests.simulation.operators import ME, REFUSALS, Operator
 from tests.simulation.replica import Replica
 
@@ -95,5 +95,5 @@ class Balancer(Operator):
             return
         uuid = rows[0][0]
         self.world.note("call off", uuid)
-        with contextlib.suppress(NotFound, Unavailable):
+        with contextlib.suppress(NotFound, Unavailable, WrongState):  # there is nothing to call off in advice
             await self.insist(lambda r: r.rebalancing.call_off(ME, uuid), 5.0, once=True, tries=20)

@@ -112,7 +112,7 @@ def run(seed: int, theme: str = "") -> Result:
 
 _TELLS = (
     "service.reconcile.monitor", "service.reconcile.sweep", "service.reconcile.custody",
-    "service.reconcile.failing_devices",
+    "service.reconcile.failing_devices", "service.reconcile.moves",
 )  # fmt: skip
 """What these find on hosts is told as an error, and is none of the service's own."""
 
