@@ -184,7 +184,7 @@ async def test_while_members_start_nothing_is_changed(tmp_path: Path, monkeypatc
     async with whole(tmp_path, config_text(2)) as lab:
         old = await lab.up(2)
         monkeypatch.setattr(SimulatedHost, "seen", _nobody_but({m.uuid for m in old.instances}, SimulatedHost.seen))
-        one = {"uuid": ENTRY, "zone_uuid": ZONE, "cpu_num": 1, "memory_size": GIB}
+        one: Any = {"uuid": ENTRY, "zone_uuid": ZONE, "cpu_num": 1, "memory_size": GIB}
         more = deploy_pb2.ScaleInstanceGroupRequest(uuid=old.uuid, model_services=[one])
         async for answer in lab.deploy.ScaleInstanceGroup(more):
             if answer.event.instance.status == "Booting":
