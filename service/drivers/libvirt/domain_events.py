@@ -1,4 +1,4 @@
-"""What libvirt tells by itself of a host's domains, as hints on the event loop."""
+"""What libvirt tells by itself of a host's domains and devices, as hints on the event loop."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ from service.drivers.libvirt.inventory import Inventory
 class DomainEvents:
     """Carries lifecycle events, which come on libvirt's own thread, to the hints of one host."""
 
-    def __init__(self, host_id: str, inventory: Inventory, was_reset: Callable[[str], None]) -> None:
-        """`was_reset(machine_uuid)`: called before the hint, on libvirt's thread."""
-        self._was_reset = was_reset
+    def __init__(
+        self,
+        host_id: str,
+        inventory: Inventory,
+        was_reset: Callable[[str], None],
+        device_changed: Callable[[str], bool],
+    ) -> None:
+        """`was_reset(machine_uuid)`, `device_changed(name)`: called before the hint, on libvirt's thread. The latter
+        answers whether a node device that came or went is worth one."""
+        self._was_reset, self._device_changed = was_reset, device_changed
         self._host_id = host_id
         self._inventory = inventory
         self._hints: list[MachineHint] = []
@@ -52,13 +59,31 @@ class DomainEvents:
                 raise
             return lambda: None
 
+        devices = self._listen_to_devices(connection)
+
         def release() -> None:
             for callback in callbacks:
                 with contextlib.suppress(libvirt.libvirtError):
                     connection.domainEventDeregisterAny(callback)
+            if devices is not None:
+                with contextlib.suppress(libvirt.libvirtError):
+                    connection.nodeDeviceEventDeregisterAny(devices)
 
         self._tell(None)
         return release
+
+    def _listen_to_devices(self, connection: Any) -> int | None:
+        """None of a libvirt that tells nothing of them; what changes is then seen at the next look."""
+        try:
+            return int(
+                connection.nodeDeviceEventRegisterAny(
+                    None, libvirt.VIR_NODE_DEVICE_EVENT_ID_LIFECYCLE, self._device_event, None
+                )
+            )
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_NO_CONNECT):
+                raise
+            return None
 
     def changed(self, machine_uuid: str) -> None:
         """Something changed with a machine. From any thread."""
@@ -79,6 +104,10 @@ class DomainEvents:
         """Every replica hears it, whoever reads what the guest says."""
         self._was_reset(domain.UUIDString())
         self.changed(domain.UUIDString())
+
+    def _device_event(self, _connection: Any, device: Any, _event: int, _detail: int, _opaque: Any) -> None:
+        if self._device_changed(device.name()):
+            self._tell(None)
 
     def _tell(self, identity: MachineIdentity | None) -> None:
         """From any thread to the event loop."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +14,13 @@ import libvirt
 from service.domain.devices import HeldDevice, PciFunction
 from service.drivers.base import HostRejected
 from service.drivers.libvirt import pci_address
+from service.drivers.libvirt.errors import GONE
 from service.drivers.libvirt.inventory import Seen
 
 REREAD_SECONDS = 30.0
 """How old what is read of a function may be that no machine has; of others it is read at each look."""
 _VFIO = "vfio"
+_PCI = "pci_"
 _UNTOLD = frozenset({libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_NO_CONNECT})
 
 
@@ -30,9 +32,18 @@ class NodeDevices:
         self._known: dict[str, PciFunction] = {}
         self._read_at = 0.0
 
-    def read(self, connection: Any, domains: Iterable[Seen], foreign: Iterable[str]) -> tuple[PciFunction, ...] | None:
+    def changed(self, name: str) -> bool:
+        """Whether the node device that libvirt told of is a PCI function; it is read anew at the next look."""
+        with self._lock:
+            self._known.pop(name, None)
+        return name.startswith(_PCI)
+
+    def read(self, connection: Any, domains: Sequence[Seen], foreign: Iterable[str]) -> tuple[PciFunction, ...] | None:
         """All PCI functions by address; None where this libvirt tells none. `domains`: all of the host; `foreign`: the
-        addresses that those have which are not ours."""
+        addresses that those have which are not ours.
+
+        One that was pulled from under a machine is left out, though libvirt lists it until that machine has ended.
+        """
         try:
             listed = connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_PCI_DEV)
         except libvirt.libvirtError as error:
@@ -44,19 +55,37 @@ class NodeDevices:
             if now - self._read_at >= REREAD_SECONDS:
                 self._known, self._read_at = {}, now
             known = dict(self._known)
-        fresh = {name_of(address) for one in domains if one.active for address in one.record.devices}
+        had = {name_of(address): one for one in domains if one.active for address in one.record.devices}
         found: dict[str, PciFunction] = {}
         for device in listed:
             name = device.name()
-            function = known.get(name) if name not in fresh else None
+            function = known.get(name) if name not in had else None
             function = function or _read(device)
-            if function is not None:
+            if function is not None and not (name in had and _pulled(connection, function, had[name])):
                 found[name] = function
         with self._lock:
             self._known = found
         taken = frozenset(foreign)
         functions = (replace(f, foreign=f.address in taken) for f in found.values())
         return tuple(sorted(functions, key=lambda f: f.address))
+
+
+def _pulled(connection: Any, function: PciFunction, of: Seen) -> bool:
+    """Whether the function, as it was read after its machine, is that machine's no more. While that starts it has it
+    not yet; once it has ended its driver is another one again."""
+    if _VFIO in function.driver or of.starting or not _binds(connection):
+        return False
+    try:
+        return bool(of.domain.isActive())
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in GONE:
+            raise
+        return False
+
+
+def _binds(connection: Any) -> bool:
+    """Whether VFIO's driver has what a machine has: libvirt's test driver gives nothing away, and binds no driver."""
+    return bool(connection.getType().lower() != "test")
 
 
 def _read(device: Any) -> PciFunction | None:
@@ -71,7 +100,7 @@ def _read(device: Any) -> PciFunction | None:
 
 def name_of(address: str) -> str:
     """What libvirt calls the function at this address."""
-    return "pci_" + address.replace(":", "_").replace(".", "_")
+    return _PCI + address.replace(":", "_").replace(".", "_")
 
 
 def function_of(xml: str) -> PciFunction | None:
@@ -114,9 +143,9 @@ def really_had(connection: Any, addresses: Iterable[str]) -> tuple[str, ...]:
 
 
 def had_by(connection: Any, seen: Seen) -> tuple[str, ...]:
-    """The host's functions that the domain has; libvirt's test driver gives none away, and binds no driver."""
+    """The host's functions that the domain has."""
     told = seen.record.devices
-    if not told or not seen.active or seen.starting or connection.getType().lower() == "test":
+    if not told or not seen.active or seen.starting or not _binds(connection):
         return told
     return really_had(connection, told)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import libvirt
 
-from tests.service.drivers.libvirt.fake_devices import FakeNodeDevice, Function, found
+from tests.service.drivers.libvirt.fake_devices import Devices, Function, addresses_of
 from tests.service.drivers.libvirt.fake_domain import Domain as Domain
 from tests.service.drivers.libvirt.fake_domain import FakeDomain, FakeNetwork
 from tests.service.drivers.libvirt.fake_errors import error as error
@@ -111,7 +111,7 @@ class FakeHost:
     def effects(self) -> list[str]:
         """The calls that changed something, in order."""
         reading = {"open", "lookup", "state", "XMLDesc", "stats", "networkLookup", "poolLookup"}
-        reading |= {"deviceXML", "devices", "deviceLookup", "filters", "filterLookup", "openUpload"}
+        reading |= {"deviceXML", "devices", "deviceLookup", "listenDevices", "filters", "filterLookup", "openUpload"}
         return [call for call in self.calls if call not in reading | {"listVolumes", "downloadVolume", "volumeInfo"}]
 
     def add_foreign(
@@ -125,11 +125,13 @@ class FakeHost:
             f"<memory unit='KiB'>{memory_kib}</memory><vcpu>{vcpus}</vcpu>{tuning}</domain>"
         )
         state = (libvirt.VIR_DOMAIN_RUNNING, 1) if running else (libvirt.VIR_DOMAIN_SHUTOFF, 0)
+        for address in addresses_of(xml) if running else ():
+            self.functions[address].driver = "vfio-pci"
         self.domains[made_uuid] = Domain(name, made_uuid, xml, state=state, autostart=autostart)
         return self.domains[made_uuid]
 
 
-class FakeConnection(Filtering):
+class FakeConnection(Filtering, Devices):
     """A virConnect."""
 
     def __init__(self, host: FakeHost) -> None:
@@ -286,17 +288,6 @@ class FakeConnection(Filtering):
             return [FakeDomain(self.host, d.uuid) for d in self.host.domains.values()]
         assert flags == libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT
         return [FakeDomain(self.host, d.uuid) for d in self.host.domains.values() if not d.persistent]
-
-    def listAllDevices(self, flags: int) -> list[FakeNodeDevice]:  # noqa: N802
-        assert flags == libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_PCI_DEV
-        names = [function.name for function in self.host.functions.values()]
-        return self.host.step("devices", lambda: [FakeNodeDevice(self.host, name) for name in names])  # type: ignore[no-any-return]
-
-    def nodeDeviceLookupByName(self, name: str) -> FakeNodeDevice:  # noqa: N802
-        def look() -> FakeNodeDevice:
-            return FakeNodeDevice(self.host, found(self.host, name).name)
-
-        return self.host.step("deviceLookup", look)  # type: ignore[no-any-return]
 
     def domainListGetStats(self, domains: list[FakeDomain], stats: int, _flags: int) -> list[Any]:  # noqa: N802
         assert not stats & libvirt.VIR_DOMAIN_STATS_CPU_TOTAL, "libvirt asks the QEMU for that, which may hang"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import libvirt
 
@@ -70,6 +70,42 @@ class FakeNodeDevice:
             return found(self._host, self._name).xml()
 
         return self._host.step("deviceXML", read)  # type: ignore[no-any-return]
+
+
+class Devices:
+    """What a connection tells of its host's functions."""
+
+    host: FakeHost
+    _on_device: Callable[..., None] | None = None
+
+    def listAllDevices(self, flags: int) -> list[FakeNodeDevice]:  # noqa: N802
+        assert flags == libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_PCI_DEV
+        names = [function.name for function in self.host.functions.values()]
+        return self.host.step("devices", lambda: [FakeNodeDevice(self.host, name) for name in names])  # type: ignore[no-any-return]
+
+    def nodeDeviceLookupByName(self, name: str) -> FakeNodeDevice:  # noqa: N802
+        def look() -> FakeNodeDevice:
+            return FakeNodeDevice(self.host, found(self.host, name).name)
+
+        return self.host.step("deviceLookup", look)  # type: ignore[no-any-return]
+
+    def nodeDeviceEventRegisterAny(self, _device: Any, event: int, callback: Callable[..., None], _opaque: Any) -> int:  # noqa: N802
+        assert event == libvirt.VIR_NODE_DEVICE_EVENT_ID_LIFECYCLE
+
+        def register() -> int:
+            self._on_device = callback
+            return event
+
+        return self.host.step("listenDevices", register)  # type: ignore[no-any-return]
+
+    def nodeDeviceEventDeregisterAny(self, _event: int) -> int:  # noqa: N802
+        self._on_device = None
+        return 0
+
+    def tell_of(self, name: str) -> None:
+        """libvirt tells that a node device came or went."""
+        assert self._on_device is not None
+        self._on_device(self, FakeNodeDevice(self.host, name), libvirt.VIR_NODE_DEVICE_EVENT_CREATED, 0, None)
 
 
 def found(host: FakeHost, name: str) -> Function:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 from service.domain.devices import DeviceRule, DeviceState, HeldDevice, HeldFunction, RuleKind, units
 from service.drivers.base import GuestReport, HostRejected, MachineSpec, MachineState
 from service.drivers.libvirt import inventory
+from service.drivers.libvirt.inventory import Inventory
 from service.drivers.libvirt.machines import _ailing
 from service.drivers.libvirt.nodedev import NodeDevices, function_of, really_had
 from service.drivers.libvirt.tags import read_domain
@@ -67,10 +69,73 @@ async def test_what_a_machine_has_is_read_at_each_look_and_the_rest_seldom() -> 
     await driver.create_paused(WITH_GPU, budget_seconds=BUDGET)
     await driver.probe(budget_seconds=BUDGET)
     host.calls.clear()
-    host.functions[GPU].driver = ""
+    host.functions[GPU].cell = 1
     facts = await driver.probe(budget_seconds=BUDGET)
-    assert {f.address: f.driver for f in facts.functions or ()}[GPU] == ""
+    assert {f.address: f.cell for f in facts.functions or ()}[GPU] == 1
     assert host.calls.count("deviceXML") == 2
+
+
+async def test_what_is_pulled_from_under_a_machine_its_host_shows_no_more_though_libvirt_lists_it() -> None:
+    """Its driver tells, which while a machine starts, and once it has ended, is not VFIO's either."""
+    host = machine_room()
+    driver = driver_of(host)
+
+    async def shown() -> bool:
+        return GPU in {f.address for f in (await driver.probe(budget_seconds=BUDGET)).functions or ()}
+
+    machine = host.domains[(await driver.create_paused(WITH_GPU, budget_seconds=BUDGET)).machine_uuid]
+    assert await shown()
+    host.functions[GPU].driver = ""
+    machine.state = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
+    assert await shown()
+    machine.state = (libvirt.VIR_DOMAIN_RUNNING, 1)
+    assert not await shown()
+    machine.state = (libvirt.VIR_DOMAIN_SHUTOFF, 0)
+    assert await shown()
+
+
+async def test_a_machine_that_ends_while_its_functions_are_read_has_lost_none() -> None:
+    host = machine_room()
+    made = await driver_of(host).create_paused(WITH_GPU, budget_seconds=BUDGET)
+    connection, devices = host.open(""), NodeDevices()
+    (seen,) = Inventory("c").read_all(connection)
+    host.functions[GPU].driver = "nvidia"
+    host.domains[made.machine_uuid].state = (libvirt.VIR_DOMAIN_SHUTOFF, 0)
+    assert GPU in {f.address for f in devices.read(connection, [seen], ()) or ()}
+    del host.domains[made.machine_uuid]
+    assert GPU in {f.address for f in devices.read(connection, [seen], ()) or ()}
+
+
+async def test_a_function_that_comes_or_goes_has_its_host_looked_at_at_once() -> None:
+    host = machine_room()
+    driver = driver_of(host)
+    hints: list[tuple[str, object]] = []
+    heard = asyncio.Event()
+
+    def hint(host_id: str, machine: object) -> None:
+        hints.append((host_id, machine))
+        heard.set()
+
+    driver.subscribe(hint)
+    await driver.probe(budget_seconds=BUDGET)
+    hints.clear()
+    heard.clear()
+    (control,) = host.connections
+    host.functions[GPU].ids = "10de:20b0"
+    await asyncio.to_thread(control.tell_of, "net_vnet0_52_54_00_00_00_01")
+    await asyncio.to_thread(control.tell_of, host.functions[GPU].name)
+    await heard.wait()
+    assert hints == [(driver.host_id, None)], "network devices come and go with machines"
+    facts = await driver.probe(budget_seconds=BUDGET)
+    assert {f.address: f.product for f in facts.functions or ()}[GPU] == "20b0"
+
+
+async def test_a_libvirt_that_tells_of_no_devices_is_heard_of_its_machines_all_the_same() -> None:
+    host = machine_room()
+    host.plant("listenDevices", lambda: planted(libvirt.VIR_ERR_NO_SUPPORT))
+    driver = driver_of(host)
+    assert (await driver.probe(budget_seconds=BUDGET)).functions
+    await driver.close()
 
 
 async def test_what_is_no_pci_function_is_none() -> None:
