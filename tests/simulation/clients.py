@@ -76,13 +76,25 @@ class Client:
         if order.repeats:
             await self._repeat()
         manager = asyncio.create_task(self._manage(), name="manage") if order.manages else None
-        if order.delete_after is not None:
+        if self.world.theme == "leases":
+            await self._unwanted(order.delete_after)
+        elif order.delete_after is not None:
             await asyncio.sleep(order.delete_after)
             await self.delete()
         if manager is not None:
             await manager
         if follower is not None:
             await follower
+
+    async def _unwanted(self, seconds: float | None) -> None:
+        """Delete what is wanted no more, after so many seconds or when a process that worked on it has ended."""
+        loop, world = self.world.loop, self.world
+        end = float("inf") if seconds is None else loop.time() + seconds
+        # Looking five times a second costs nothing in virtual time.
+        while world.faulty and loop.time() < end and self.order.uuid not in world.unwanted:  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
+        if loop.time() >= end or self.order.uuid in world.unwanted:
+            await self.delete()
 
     async def delete(self) -> None:
         """Until it is acknowledged, or was already."""

@@ -19,7 +19,7 @@ from service.store.clock import CLOCK
 from service.store.engine import Store
 from service.store.transaction import Work
 from tests.simulation.hosts import CLUSTER
-from tests.simulation.loop import Process
+from tests.simulation.loop import LEASE, Process
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -144,6 +144,7 @@ class Database:
 
 _CATCH_UP = "Feed._catch_up.<locals>.<lambda>"
 _LOAD = "GroupWorker._load.<locals>.<lambda>"
+_RENEW = "GroupWorker._renew.<locals>.renew"
 _SEATS = "Sweep._host.<locals>.<lambda>"
 _TAKE = "Reconciler._take.<locals>.take"
 _OF_THE_ROWS_ALONE = frozenset({("service.reconcile.roster", "_read"), ("service.store.rolls", "unended")})
@@ -191,6 +192,8 @@ class SimulatedStore(Store):
             world.stats["shortcuts"] += 1
             return cast(T, known)
         await asyncio.sleep(world.latency())
+        if _name(work) == _RENEW:
+            world.sever_before_renewal(self._process, LEASE.get())
         fault = world.database_fault(self._process, write=write)
         if fault == "unavailable" or not world.database.available:
             raise Unavailable("the database cannot be reached")
@@ -198,8 +201,7 @@ class SimulatedStore(Store):
         world.point(f"db.{kind}.reply")
         if fault == "lost_reply":
             raise Unavailable("the connection was lost while the transaction was committed")
-        # A disk that stands still under a commit keeps its caller for a good part of the lease.
-        await asyncio.sleep(world.random.uniform(5.0, 28.0) if fault == "late_reply" else world.latency())
+        await asyncio.sleep(world.late_reply(LEASE.get()) if fault == "late_reply" else world.latency())
         return result
 
     def _run_once(self, work: Work[T], told: list[Event] | None) -> T:

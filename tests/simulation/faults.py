@@ -11,7 +11,7 @@ from tests.simulation import card_faults, hosts, strangers
 from tests.simulation.boards import WATCH_SECONDS, in_turn
 from tests.simulation.hosts import SimulatedMachineHost
 from tests.simulation.loop import Life
-from tests.simulation.world import CALL_FAULTS, DATABASE, DATABASE_FAULTS, HOST_FAULTS, PointFault, World
+from tests.simulation.world import CALL_FAULTS, DATABASE_FAULTS, HOST_FAULTS, PointFault, World
 
 HOUR = 3600.0
 STORMS = ("crash", "freeze", "partition", "isolate", "reboot", "tamper", "foreign", "clock", "database", "severed")
@@ -51,7 +51,8 @@ def draw(world: World) -> None:
     if world.theme == "clock":
         world.rates["slow"] = 0.1  # a leap comes while one is under way
     if world.theme == "leases":  # little of a lease is left when a call begins, and the call is long
-        world.rates["slow"], world.rates["late_commit"] = 0.3, 0.05
+        world.rates["slow"], world.rates["late_commit"] = 0.1, 0.2
+        world.rates["lost_witness"] = 0.1
     for _ in range(dice.choice((0, 1, 2, 4, 8))):
         name = dice.choice(POINTS)
         nth = 1 + int(dice.expovariate(0.01 if name.startswith(OFTEN) else 0.4))
@@ -140,7 +141,7 @@ async def storm(world: World) -> None:
     if world.theme == "clock":
         kinds = [k for k in kinds if dice.random() < 0.5] + ["database_clock"] * 2
     if world.theme == "leases":
-        kinds = [k for k in kinds if dice.random() < 0.5] + ["severed"] * 3
+        kinds = [k for k in kinds if dice.random() < 0.5] + ["severed"]
     pause = dice.choice((3.0, 8.0, 20.0))
     while kinds:
         await asyncio.sleep(dice.expovariate(1.0 / pause))
@@ -168,9 +169,7 @@ def _strike(world: World, kind: str) -> None:
     elif kind == "partition":
         _cut(world, replica.name, host, seconds)
     elif kind == "severed":
-        world.note("severed", replica.name, seconds)
-        world.cut.add((replica.name, DATABASE))
-        world.loop.outside(seconds, world.cut.discard, (replica.name, DATABASE))
+        world.sever(replica.name, seconds)
     elif kind == "isolate":
         _cut(world, "*", host, seconds)
     elif kind == "reboot":

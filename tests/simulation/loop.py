@@ -66,6 +66,8 @@ class Process:
 
 
 PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
+LEASE: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar("lease", default=None)
+"""(group, epoch) of the worker in whose context something happens."""
 
 
 class _NoSelector:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,7 +17,7 @@ from service.drivers.base import (
 )
 from tests.simulation import faults, hosts
 from tests.simulation.hosts import SimulatedMachineHost
-from tests.simulation.loop import Life, Process
+from tests.simulation.loop import LEASE, Life, Process
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SILENT_CLIENT_SECONDS = 30.0
 """libvirtd drops a client that does not answer its keepalive after about so long (measured)."""
-
-LEASE: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar("lease", default=None)
-"""(group, epoch) of the worker in whose context something happens."""
 
 EFFECTS = frozenset({"create", "resume", "shutdown", "power_off", "remove", "migrate", "abort_migration"})
 
@@ -76,6 +72,8 @@ class Network:
     ) -> None:
         """Put the request on its way; what strikes it on the way is decided here."""
         world, loop = self._world, self._world.loop
+        if name == "create":
+            world.hide_unwitnessed(self._process, self._host, lease)
         fault = world.call_fault(self._process, self._host, name)
         sent, delay = loop.time(), world.latency()
         if fault == "refused":
@@ -91,8 +89,8 @@ class Network:
             late, delay = True, budget * world.random.uniform(0.3, 1.0) + world.random.uniform(0.0, 45.0)
             if name == "create" and identity is not None:
                 world.more_trouble(self._host, identity.machine_uuid)
-        if fault == "slow":
-            delay = self._slow(name, budget)
+        elif lease in world.unrenewed or fault == "slow":
+            delay = self._slow(name, budget, lease)
 
         def arrive() -> None:
             if not world.reaches(self._process, self._host) or sent < self._host.deaf_to:
@@ -103,16 +101,26 @@ class Network:
                 self._judged(name, lease)
             world.note("call", self._process.name, self._host.name, name, identity and identity.machine_name, fault)
             result = _result(act, stray)
-            if fault == "vanish" and name in EFFECTS:
-                world.vanish(self._host)
-            elif fault not in ("lost_reply", "late_request"):
+            if self._is_seen(name, fault) and fault not in ("lost_reply", "late_request"):
                 loop.outside(world.latency(), self._come_back, reply, result)
 
         loop.outside(delay, arrive)
 
-    def _slow(self, name: str, budget: float) -> float:
+    def _is_seen(self, name: str, fault: str | None) -> bool:
+        """Whether anybody is left who could be told of what the host has just done."""
+        if name == "create" and self._world.fault("lost_witness"):
+            self._world.lose_witness(self._process, self._host)
+            return False
+        if fault == "vanish" and name in EFFECTS:
+            self._world.vanish(self._host)
+            return False
+        return True
+
+    def _slow(self, name: str, budget: float, lease: tuple[str, int] | None) -> float:
         """Seconds that the request takes; where clocks are the theme, one of them may leap while it is on its way."""
         world = self._world
+        if lease in world.unrenewed:
+            return budget * world.random.uniform(0.5, 0.9)  # it may well outlast what is left of the lease
         delay = world.random.uniform(0.2, budget * 0.9)
         if world.theme == "clock" and name in EFFECTS and world.random.random() < 0.5:
             world.loop.outside(delay * 0.3, faults.leap, world)

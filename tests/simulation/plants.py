@@ -103,7 +103,7 @@ PLANTS: tuple[Plant, ...] = (
     one("what an earlier lease may have sent counts as never sent", WORKER,
         "            self._caution.found(group)\n",
         "            self._caution.found(group)\n"
-        "            self._sends.dispatched.update((m.uuid, m.attempt) for m in group.instances)\n"),
+        "            self._sends.dispatched.update((m.uuid, m.attempt) for m in group.instances)\n", theme="leases"),
     one("a lease that is held is taken", GROUPS,
         "    .where(_GROUPS.c.due_at <= bindparam(\"now\"), _GROUPS.c.lease_until <= bindparam(\"leases\"))\n",
         "    .where(_GROUPS.c.due_at <= bindparam(\"now\"))\n",

@@ -51,8 +51,7 @@ from tests.simulation import boards, priorities
 from tests.simulation.database import SimulatedStore
 from tests.simulation.driver import FaultyDriver
 from tests.simulation.hosts import CLUSTER
-from tests.simulation.loop import PROCESS, Killed, Process
-from tests.simulation.network import LEASE
+from tests.simulation.loop import LEASE, PROCESS, Killed, Process
 from tests.simulation.planner import FirstFitPlanner
 from tests.simulation.switch import SimulatedSwitch
 from tests.simulation.world import EPOCH_MS, World

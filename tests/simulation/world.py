@@ -15,7 +15,7 @@ from tests.simulation.custodian import Custodian
 from tests.simulation.database import Database
 from tests.simulation.guests import Starts
 from tests.simulation.hosts import Machine, SimulatedMachineHost
-from tests.simulation.loop import PROCESS, Killed, Process, SimulatedLoop
+from tests.simulation.loop import LEASE, PROCESS, Killed, Process, SimulatedLoop
 from tests.simulation.metal import CLEANING, BareMetal
 from tests.simulation.observer import Observer
 from tests.simulation.pinned import Pinned
@@ -68,6 +68,9 @@ class World:
     hosts: dict[str, SimulatedMachineHost] = field(default_factory=dict)
     replicas: list[Replica] = field(default_factory=list)
     cut: set[tuple[str, str]] = field(default_factory=set)
+    unwitnessed: dict[str, Process] = field(default_factory=dict)
+    unwanted: set[str] = field(default_factory=set)
+    unrenewed: set[tuple[str, int]] = field(default_factory=set)
     random: random.Random = field(init=False)
     loop: SimulatedLoop = field(init=False)
     database: Database = field(init=False)
@@ -147,7 +150,27 @@ class World:
             return "unavailable"
         if write and self.fault("lost_commit"):
             return "lost_reply"
-        return "late_reply" if write and self.theme == "leases" and self.fault("late_commit") else None
+        late = write and self.theme == "leases" and LEASE.get() is not None and self.fault("late_commit")
+        return "late_reply" if late else None
+
+    def late_reply(self, lease: tuple[str, int] | None) -> float:
+        """Seconds for which a disk that stands still under a commit keeps its caller: a good part of the lease. Half of
+        these leases are not renewed after that: what is left of them is all that they get."""
+        if lease is not None and self.random.random() < 0.5:
+            self.unrenewed.add(lease)
+        return self.random.uniform(10.0, 32.0)
+
+    def sever_before_renewal(self, process: Process, lease: tuple[str, int] | None) -> None:
+        """A lease is about to be renewed: where that is not to be, its process has lost the database just now."""
+        if lease in self.unrenewed:
+            self.unrenewed.discard(lease)
+            self.sever(process.name.split(".")[0], self.random.uniform(20.0, 60.0))
+
+    def sever(self, replica: str, seconds: float) -> None:
+        """The replica does not reach the database for that long."""
+        self.note("severed", replica, seconds)
+        self.cut.add((replica, DATABASE))
+        self.loop.outside(seconds, self.cut.discard, (replica, DATABASE))
 
     def point(self, name: str) -> None:
         """A named point of the program was reached; perhaps the process ends, or stands still, here."""
@@ -177,6 +200,24 @@ class World:
         self.note("vanish", host.name, seconds)
         self.cut.add(("*", host.uuid))
         self.loop.outside(seconds, self.cut.discard, ("*", host.uuid))
+
+    def lose_witness(self, process: Process, host: SimulatedMachineHost) -> None:
+        """The process that has just made a machine here ends before it was told."""
+        replica = next((r for r in self.replicas if r.process is process), None)
+        if replica is not None:
+            replica.crash(self.random.choice((20.0, 50.0)))
+            self.unwitnessed[host.uuid] = process
+
+    def hide_unwitnessed(self, process: Process, host: SimulatedMachineHost, lease: tuple[str, int] | None) -> None:
+        """Another process is about to make it too: it does not reach the host, for long nobody does, the caller
+        wants it no more, and the process stands still right before it would say that it tries again."""
+        if self.faulty and lease is not None and self.unwitnessed.get(host.uuid, process) is not process:
+            del self.unwitnessed[host.uuid]
+            self.unwanted.add(lease[0])
+            self.planned["worker.dispatched"] = PointFault(self.passed["worker.dispatched"] + 1, "freeze", 8.0)
+            self.note("vanish", host.name, 90.0)
+            self.cut.add(("*", host.uuid))
+            self.loop.outside(90.0, self.cut.discard, ("*", host.uuid))
 
     def more_trouble(self, host: SimulatedMachineHost, machine_uuid: str) -> None:
         """Trouble comes in company: while a create is held up somewhere, its machine is lost or the host vanishes.
@@ -248,8 +289,6 @@ class World:
 
     def committed(self) -> None:
         """A transaction has just changed the database."""
-        from tests.simulation.network import LEASE
-
         process = PROCESS.get()
         self.observer.committed(LEASE.get(), process.name if process else "")
         self.custodian.committed()
