@@ -23,7 +23,7 @@ NAMES = frozenset({
     "lease.found", "lease.taken",
     # a call to a host, by the effect that it carries out
     "create.before", "create.after", "resume.before", "resume.after", "observe.before", "observe.after",
-    "tell.before", "tell.after", "take.before", "take.after",
+    "tell.before", "tell.after", "take.before", "take.after", "quiesce.before", "quiesce.after",
     "shutdown.before", "shutdown.after", "poweroff.before", "poweroff.after", "remove.before", "remove.after",
     "migrate.before", "migrate.after", "abortmove.before", "abortmove.after",
     # a live move

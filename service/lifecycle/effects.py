@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import groupby
 
-from service.domain.groups import Group, GroupPhase, Instance, InstanceStatus, MoveStage
+from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, InstanceStatus, MoveStage
 from service.domain.specs import CreationStrategy
-from service.lifecycle.endpoint import to_have
+from service.lifecycle.endpoint import quiescing, to_have
 from service.lifecycle.evicting import is_due
 from service.lifecycle.members import gives_up, outdated, runs_from
 from service.lifecycle.silence import hang_at
@@ -141,12 +141,22 @@ class Take:
     every_ms: int
 
 
-MemberEffect = Create | Resume | Observe | Tell | Take | Shutdown | PowerOff | Remove | Migrate | AbortMove
+@dataclass(frozen=True, slots=True)
+class Quiesce:
+    """Tell the member's guest to take no more callers and to end its answers; then look, every `every_ms`."""
+
+    instance_uuid: str
+    attempt: int
+    every_ms: int
+
+
+MemberEffect = Create | Resume | Observe | Tell | Take | Quiesce | Shutdown | PowerOff | Remove | Migrate | AbortMove
 Effect = Plan | AwaitRoom | GiveWay | Dispatch | FindTarget | MemberEffect
 
 BOOT_POLL_MS = 2_000
 REST_POLL_MS = 10_000
 TELL_MS = 3_000
+QUIESCE_POLL_MS = 200
 ROOM_MS = 500
 
 
@@ -172,9 +182,12 @@ def _effects(group: Group, now: int) -> tuple[Effect, ...]:
     claimed = tuple(m.uuid for m in group.instances if m.status is S.CLAIMED)
     if claimed and group.phase is GroupPhase.CREATING and now >= group.retry_at:
         found.append(Dispatch(claimed))
-    startable = _startable(group)
+    startable, ends = _startable(group), quiescing(group, now)
     for member in group.instances:
         effect = _member_effect(group, member, startable, now)
+        if ends and isinstance(effect, Shutdown | Remove):
+            key = (member.uuid, member.attempt)  # the others serve the one that ends its answers
+            effect = Quiesce(*key, QUIESCE_POLL_MS) if member.uuid == ends else Observe(*key, BOOT_POLL_MS)
         if effect is not None:
             found.append(effect)
     return tuple(found)
@@ -212,7 +225,9 @@ def _of_one_that_executes(group: Group, member: Instance) -> MemberEffect | Find
         return FindTarget(*key)
     if (address := to_have(group, member)) is not None:
         return Take(*key, address, TELL_MS)
-    return Observe(*key, BOOT_POLL_MS if member.status is S.BOOTING else REST_POLL_MS)
+    # What makes one member serve no more makes its fellows hang: they are looked at as closely.
+    rests = member.status is S.RUNNING and group.status is GroupStatus.RUNNING
+    return Observe(*key, REST_POLL_MS if rests else BOOT_POLL_MS)
 
 
 def _startable(group: Group) -> frozenset[str]:

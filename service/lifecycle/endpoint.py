@@ -1,9 +1,10 @@
 """The address at which a group is called, whichever member leads it. Pure.
 
-It is the first head's own address. A surge hands it on: in the commit that is the switch the old head is on its way out
-without a grace, and the address becomes the new head's in the commit by which the old one's machine was seen gone, as
-for a member that is placed anew (ARCHITECTURE I1, I17): at no time may two machines have it. The new head keeps its own
-address, and its guest is told to have this one beside it. Where its guest takes none, callers are sent to its own.
+It is the first head's own address. A surge hands it on: from the commit that is the switch the old head takes no more
+callers, and answers those that it has within a bound; the others of its gang stay until then, since it needs them. The
+address becomes the new head's in the commit by which the old one's machine was seen gone, as for a member that is
+placed anew (ARCHITECTURE I1, I17): at no time may two machines have it. The new head keeps its own address, and its
+guest is told to have this one beside it. Where its guest takes none, callers are sent to its own.
 """
 
 from __future__ import annotations
@@ -13,10 +14,17 @@ from dataclasses import replace
 from service.domain.endpoints import Endpoint
 from service.domain.groups import Group, Instance
 from service.domain.network import is_planned
-from service.lifecycle.members import S, each
+from service.lifecycle.facts import Quiesced
+from service.lifecycle.members import S, altered, each
 
 TAKE_MS = 15_000
 """A guest that runs and does not say by then that it has the address is called at its own."""
+
+QUIESCE_SECONDS = 2
+"""For so long the guest of the old head goes on with what it is answering; whoever calls meanwhile waits as well."""
+
+QUIESCE_MS = 4_000
+"""An old head whose guest has not said by then that it is done is removed all the same."""
 
 
 def begun(group: Group, now: int) -> Group:
@@ -38,11 +46,48 @@ def handed_on(group: Group) -> Group:
     return replace(group, endpoint=replace(group.endpoint, kept=True) if group.endpoint is not None else None)
 
 
-def hurried(group: Group, member: Instance) -> Instance:
-    """The member on its way out, without a grace where it has the group's address: nobody answers there before it is
-    gone."""
-    holds = group.endpoint is not None and group.endpoint.holder == member.uuid
-    return replace(member, deadline_at=0, stop_asked=True) if holds and member.status is S.REMOVING else member
+def given_up(group: Group, old: Group, now: int) -> Group:
+    """The old gang on its way out. Who has the group's address has the time to end its answers and no other grace,
+    since nobody else answers there before it is gone; none where it cannot be asked. The others' grace begins then."""
+    holder = _holder(group, old)
+    if holder is None or holder.status is not S.REMOVING:
+        return old
+    was = next(m for m in group.instances if m.uuid == holder.uuid)
+    asks = was.status is S.RUNNING and was.holds is not None and not was.unknown_since
+
+    def leave(member: Instance) -> Instance:
+        if member.uuid == holder.uuid:
+            return replace(member, deadline_at=now + QUIESCE_MS if asks else 0, stop_asked=not asks)
+        later = asks and member.status is S.REMOVING and member.deadline_at
+        return replace(member, deadline_at=member.deadline_at + QUIESCE_MS) if later else member
+
+    return each(old, leave)
+
+
+def quiescing(group: Group, now: int) -> str:
+    """The member of this gang that ends its answers before it is removed; empty: none does."""
+    holder = _holder(group, group)
+    if holder is None or not holder.beside or holder.status is not S.REMOVING or holder.stop_asked:
+        return ""
+    return holder.uuid if now < holder.deadline_at else ""
+
+
+def quiesced(group: Group, fact: Quiesced) -> Group:
+    """Its answers are ended: it is removed at once."""
+    holder = _holder(group, group)
+    if holder is None or (holder.uuid, holder.attempt) != (fact.instance_uuid, fact.attempt):
+        return group
+    if not holder.beside or holder.status is not S.REMOVING:
+        return group
+    return each(group, lambda m: altered(m, deadline_at=0, stop_asked=True) if m.uuid == holder.uuid else m)
+
+
+def _holder(group: Group, gang: Group) -> Instance | None:
+    """The member of the gang that has the group's address."""
+    address = group.endpoint
+    if address is None or not address.holder:
+        return None
+    return next((m for m in gang.instances if m.uuid == address.holder), None)
 
 
 def to_have(group: Group, member: Instance) -> str | None:

@@ -149,6 +149,14 @@ class StopAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Quiesced:
+    """The guest that had the group's address answers nobody any more, or cannot be asked to end its answers."""
+
+    instance_uuid: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteRequested:
     """The caller wants the group gone. Wins over everything else."""
 
@@ -354,6 +362,7 @@ Fact = (
     | HostSilent
     | HostAnswers
     | StopAsked
+    | Quiesced
     | Ticked
     | ClockLeapt
     | TimeLost

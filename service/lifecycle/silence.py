@@ -5,7 +5,7 @@ from __future__ import annotations
 from service.domain.groups import Group, Instance
 from service.lifecycle.members import LAUNCHING, S
 
-HANGS_MS = 10_000
+HANGS_MS = 5_000
 """A guest that has been found silent for so long is taken to hang for good."""
 
 

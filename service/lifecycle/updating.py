@@ -183,7 +183,7 @@ def _switch(group: Group, now: int) -> Group:
     assert two is not None
     old = each(first(group), lambda m: retire(m, now))
     if endpoint.takes(group, two.instances[0]):
-        old, two = each(old, lambda m: endpoint.hurried(group, m)), endpoint.handed_on(two)
+        old, two = endpoint.given_up(group, old, now), endpoint.handed_on(two)
     told = {name: getattr(group.spec, name) for name in _NAMED}
     new = replace(
         two,

@@ -7,7 +7,6 @@ acts.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -39,15 +38,16 @@ from service.lifecycle.effects import (
     Migrate,
     Observe,
     PowerOff,
+    Quiesce,
     Remove,
     Resume,
     Shutdown,
     Take,
     Tell,
 )
-from service.lifecycle.facts import Fact, MoveImpossible, Observation, Observed, Staged, StopAsked
+from service.lifecycle.facts import Fact, MoveImpossible, Observation, Observed, Quiesced, Staged, StopAsked
 from service.lifecycle.members import gives_up
-from service.reconcile import failing_devices, sight
+from service.reconcile import failing_devices, sight, telling
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.host_checks import HostChecks
@@ -58,7 +58,6 @@ from service.reconcile.moves import LiveMove
 from service.reconcile.outcomes import EffectResult, Sends
 from service.reconcile.owners import owner_name
 from service.reconcile.staging import Stagings
-from service.serving import orders
 from service.serving.rendezvous import template
 from service.telemetry import traces
 from service.telemetry.metrics import Metrics
@@ -72,6 +71,7 @@ BUDGET_SECONDS: Mapping[type, float] = {
     Observe: 10.0,
     Tell: 10.0,
     Take: 10.0,
+    Quiesce: 4.0,
     Shutdown: 10.0,
     PowerOff: 25.0,
     Remove: 25.0,  # a frozen QEMU takes 12 to 18 s to destroy (measured)
@@ -209,15 +209,8 @@ class MemberCalls:
                     return sight.seen(member, made)  # it never runs with what is not its own
             running = await driver.resume(identity, budget_seconds=budget)
             return await self._checks.judged(monitor, member, running, sight.let_run(member, running))
-        if isinstance(effect, Tell | Take):
-            text = orders.take(group.uuid, effect.address) if isinstance(effect, Take) else ""
-            if isinstance(effect, Tell) and (spec := await self._machine_spec(monitor, group, member)) is not None:
-                text = orders.restart(group.start_epoch, spec.documents)
-            # A host that cannot tell it may have it no more: the look says so. What becomes of one that runs and
-            # cannot be told its deadline decides.
-            with contextlib.suppress(HostRejected):
-                await driver.tell(identity, text, budget_seconds=budget)
-            return await self._look(monitor, group, member, identity, fresh=True)
+        if isinstance(effect, Tell | Take | Quiesce):
+            return await self._tell(monitor, group, member, effect, budget)
         if isinstance(effect, Observe):
             return await self._look(monitor, group, member, identity, fresh=hinted)
         if isinstance(effect, Shutdown):
@@ -230,6 +223,16 @@ class MemberCalls:
         monitor.acted()
         await driver.remove(identity, budget_seconds=budget)
         return await self._absent(monitor, group, member, identity, member.reason)
+
+    async def _tell(
+        self, monitor: HostMonitor, group: Group, member: Instance, effect: Tell | Take | Quiesce, budget: float
+    ) -> Sequence[Fact]:
+        identity = identity_of(self._custody.installation.cluster, member)
+        spec = await self._machine_spec(monitor, group, member) if isinstance(effect, Tell) else None
+        text = telling.line(group, effect, spec.documents if spec is not None else {})
+        if not await telling.told(monitor.driver, identity, text, budget) and isinstance(effect, Quiesce):
+            return (Quiesced(member.uuid, member.attempt),)
+        return await self._look(monitor, group, member, identity, fresh=True)
 
     async def _move(
         self, source: HostMonitor, group: Group, member: Instance, effect: Migrate | AbortMove, sends: Sends

@@ -9,10 +9,11 @@ from dataclasses import replace
 from service.domain.groups import Instance, InstanceStatus
 from service.domain.staging import Staging
 from service.drivers.base import GuestReport, MachineState, ObservedMachine
-from service.lifecycle.facts import Fact, Observation, Observed
+from service.lifecycle.facts import Fact, Observation, Observed, Quiesced
 
 READY = "ready"
 FAILED = "failed"
+STOPPING = "stopping"
 SILENT_SECONDS = 15.0
 """After so long without a word a guest that counts its looks, two a second, hangs."""
 
@@ -129,7 +130,11 @@ def seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
         reset = machine.reset_seconds
         news = reset is not None and reset < RESET_SECONDS
         reset_ms = int(reset * 1000) if reset is not None and news else -1
-        return (replace(said, unheard=machine.unheard_seconds > UNHEARD_SECONDS, reset_ms=reset_ms),)
+        said = replace(said, unheard=machine.unheard_seconds > UNHEARD_SECONDS, reset_ms=reset_ms)
+        ended = member.status is InstanceStatus.REMOVING and machine.report is not None
+        if ended and machine.report is not None and machine.report.stage == STOPPING:
+            return (said, Quiesced(member.uuid, member.attempt))
+        return (said,)
     if observation is Observation.PAUSED:
         reason = machine.why
     if observation is Observation.HALTED:

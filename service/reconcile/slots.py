@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from service.domain.groups import Group
-from service.lifecycle.effects import AwaitRoom, Dispatch, Effect, GiveWay, Observe, Plan, Take, Tell
+from service.lifecycle.effects import AwaitRoom, Dispatch, Effect, GiveWay, Observe, Plan, Quiesce, Take, Tell
 from service.reconcile.outcomes import EffectResult
 
 GANG, BESIDE, LEAVING = "gang", "gang beside", "the gang's leaving"
@@ -27,9 +27,9 @@ class Slot:
 
     def is_due(self, effect: Effect, steady: int) -> bool:
         """Whether it is to be done now (ms of a steady clock): what looks is done at its pace, or when hinted."""
-        if not isinstance(effect, Observe | Tell | Take | AwaitRoom):
+        if not isinstance(effect, Observe | Tell | Take | Quiesce | AwaitRoom):
             return True
-        anew = self.hinted or (isinstance(effect, Tell | Take) and self.did is not type(effect))
+        anew = self.hinted or (isinstance(effect, Tell | Take | Quiesce) and self.did is not type(effect))
         if not anew and steady < self.observed_at + effect.every_ms:
             return False
         self.observed_at, self.did = steady, type(effect)

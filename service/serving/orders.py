@@ -17,6 +17,13 @@ def take(group_uuid: str, address: str) -> str:
     return f"\n{line}\n"
 
 
+def quiesce(group_uuid: str, seconds: int) -> str:
+    """Take no more callers, and end the answers that are going on within so many seconds. A guest answers by reports of
+    the stage `stopping` once it is done; told again it does nothing."""
+    line = json.dumps({"v": 1, "do": "quiesce", "group": group_uuid, "seconds": seconds}, separators=(",", ":"))
+    return f"\n{line}\n"
+
+
 def restart(epoch: int, documents: Mapping[str, str]) -> str:
     """The group starts anew as `epoch`: take over these documents, and start the engine again.
 

@@ -21,6 +21,7 @@ PORT_NAME=org.corral.progress
 LOG_PORT_NAME=org.corral.log
 FW_CFG=/sys/firmware/qemu_fw_cfg/by_name/opt/org.corral
 NOCLOUD_LABEL=cidata
+IPV4=/proc/sys/net/ipv4
 LOG_BYTES=262144
 # Seconds: between two starts of an engine that does not last, and for how long one has to serve to be taken to last.
 MOST_PAUSE=${CORRAL_MOST_PAUSE:-30}
@@ -205,6 +206,12 @@ listen_in_background() {
                 kill -USR1 "$$"
                 continue
                 ;;
+            '{"v":1,"do":"quiesce",'*'}')
+                [ "$(field group)" = "$CORRAL_GROUP_UUID" ] || continue
+                field seconds > "$RUN/quiesce.new" && mv "$RUN/quiesce.new" "$RUN/quiesce"
+                kill -USR1 "$$"
+                continue
+                ;;
             *) continue ;;
         esac
         epoch=$(field epoch)
@@ -262,6 +269,57 @@ have_endpoint() {
         announce "$wanted" &
     fi
     publish
+}
+
+# The group's address is another machine's next: whoever is being answered is answered to the end, within the seconds that
+# were told, and nobody new is, nor refused. This member never serves again before its machine starts anew.
+quiesce() {
+    [ -r "$RUN/quiesce" ] || return 0
+    seconds=$(cat "$RUN/quiesce")
+    case "$seconds" in '' | *[!0-9]*) seconds=0 ;; esac
+    until=$(($(hundredths) + 100 * seconds))
+    log "it takes no more callers, and ends its answers within $seconds s"
+    [ -z "$CANARY" ] || kill_tree "$CANARY"
+    take_no_more
+    while is_answering && [ "$(hundredths)" -lt "$until" ]; do
+        publish
+        sleep 0.05
+    done
+    if is_answering; then hang_up; fi
+    stage stopping "it answers nobody any more"
+    while :; do
+        publish
+        rest 1
+    done
+}
+
+# From now on the kernel drops whoever would connect, unanswered, as it does where too many do: the caller's kernel tries
+# again, and finds whoever has the address then. It tells so by a backlog that is always full, and would let in whom it
+# knows well.
+take_no_more() {
+    echo 1 > "$IPV4/tcp_no_metrics_save"
+    ip tcp_metrics flush
+    echo 0 > "$IPV4/tcp_syncookies"
+    echo -1000 > "$IPV4/tcp_max_syn_backlog"
+} > /dev/null 2>&1
+
+# Whether anybody is connected to the engine, by the kernel's own table: connected, connecting, or waiting for the rest of
+# what was sent (states 01, 03, 04, 08, 09).
+is_answering() {
+    engine_runs && [ -n "${CORRAL_SERVICE_PORT:-}" ] || return 1
+    hex=$(printf '%04X' "$CORRAL_SERVICE_PORT")
+    cat /proc/net/tcp /proc/net/tcp6 2> /dev/null | grep -q "^ *[0-9]*: [0-9A-F]*:$hex [0-9A-F]*:[0-9A-F]* 0[13489] "
+}
+
+# The engine's end tells its callers at once that there is no answer. After it the kernel would refuse new ones.
+hang_up() {
+    kill -KILL "-$ENGINE" 2> /dev/null || kill -KILL "$ENGINE" 2> /dev/null
+    tries=0
+    while is_listening "$CORRAL_SERVICE_PORT" && [ "$tries" -lt 20 ]; do
+        tries=$((tries + 1))
+        sleep 0.02
+    done
+    [ -z "$INTERFACE" ] || ip link set dev "$INTERFACE" down 2> /dev/null
 }
 
 longest() { case "$1" in *:*) echo 128 ;; *) echo 32 ;; esac; }
@@ -1120,7 +1178,7 @@ main() {
     chmod 700 "$RUN"
     SLEEPER=
     WOKEN=
-    rm -f "$RUN/reporter"
+    rm -f "$RUN/reporter" "$RUN/quiesce"
     trap 'ending' TERM INT
     may_be_woken
     until find_documents; do log "no documents were delivered yet"; sleep 1; done
@@ -1147,6 +1205,7 @@ main() {
         if heed; then
             if [ -n "${CORRAL_ENGINE_COMMAND:-}" ]; then rejoin "start $CORRAL_GROUP_EPOCH of the group"; else publish; fi
         fi
+        quiesce
         have_endpoint
         look_for_clash
         look_at_devices

@@ -100,6 +100,8 @@ FAULTS: Sequence[Fault] = (
     Fault("head-machine-frozen", lambda h: h.machine(HEAD, _STOP)),
     Fault("worker-link-down-10s", lambda h: h.link(WORKER, 10)),
     Fault("worker-link-down-60s", lambda h: h.link(WORKER, 60)),
+    Fault("head-link-down-10s", lambda h: h.link(HEAD, 10)),
+    Fault("head-link-down-60s", lambda h: h.link(HEAD, 60)),
     Fault("libvirtd-and-worker-killed", lambda h: h.daemon_and_machine(WORKER)),
     Fault("service-and-worker-killed", lambda h: h.service_and_machine(WORKER)),
     Fault("hypervisor-off-20s", lambda h: h.power(WORKER, 20)),

@@ -198,7 +198,9 @@ class FaultyDriver(CopyCalls):
         order, uuid = json.loads(text), identity.machine_uuid
 
         def tell(_late: bool) -> None:
-            if order["do"] == "take":
+            if order["do"] == "quiesce":
+                self._host.quiesce(uuid)
+            elif order["do"] == "take":
                 self._host.take(uuid, base64.b64decode(order["address"]).decode())
             else:
                 self._host.tell(uuid, int(order["epoch"]))
@@ -337,7 +339,7 @@ class FaultyDriver(CopyCalls):
         if machine.state == hosts.RUNNING:
             age = self._world.loop.time() - machine.resumed_at
             stage = "ready" if age >= machine.boot_seconds else "booting"
-            holds = machine.endpoint
+            stage, holds = "stopping" if machine.quiet else stage, machine.endpoint
             now, boot_id = self._world.loop.time(), f"boot-{machine.resumed_at:f}"
             report = GuestReport(stage, "", machine.epoch, machine.address, now, boot_id=boot_id, endpoint=holds)
             if machine.ailment == hosts.SILENT:

@@ -53,7 +53,7 @@ class Machine:
     `late`: a stray request made it; `arriving`: it comes by a live move and has never executed here. `devices`: the
     (address, serial) of what it was made with, `mistaken`: which is not what was asked for; `ailing`: what its guest
     says fails. `ailment`: what its guest ails since `ails_since`: it says nothing, that it does not serve, or that
-    it has given its engine up."""
+    it has given its engine up. `quiet`: its guest was told to answer nobody any more."""
 
     uuid: str
     group: str
@@ -64,6 +64,7 @@ class Machine:
     epoch: int = 0
     address: str = ""
     endpoint: str = ""
+    quiet: bool = False
     resumed_at: float = 0.0
     boot_seconds: float = 0.0
     amounts: tuple[tuple[str, int], ...] = ()
@@ -201,7 +202,12 @@ class SimulatedMachineHost:
             self.put(uuid, replace(there, state=RUNNING, late=there.late or late), cause)
         elif there.state == PAUSED:
             running = replace(
-                there, state=RUNNING, resumed_at=self.now(), boot_seconds=boot_seconds, late=there.late or late
+                there,
+                state=RUNNING,
+                resumed_at=self.now(),
+                boot_seconds=boot_seconds,
+                quiet=False,
+                late=there.late or late,
             )
             self.put(uuid, running, cause)
         return self.machines[uuid]
@@ -219,6 +225,13 @@ class SimulatedMachineHost:
         if there is None or there.state != RUNNING:
             raise Rejected
         self.put(uuid, replace(there, endpoint=address), "take")
+
+    def quiesce(self, uuid: str) -> None:
+        """The guest answers nobody any more; one that does not run hears nothing."""
+        there = self.machines.get(uuid)
+        if there is None or there.state != RUNNING:
+            raise Rejected
+        self.put(uuid, replace(there, quiet=True), "quiesce")
 
     def set_state(self, uuid: str, state: str, cause: str, *, tampered: bool = False) -> None:
         """Another state for a machine that is there; a tombstone or ghost stays one."""

@@ -128,7 +128,7 @@ def test_every_failpoint_has_a_name_and_one_place() -> None:
         places += re.findall(r'failpoint\("([a-z_.]+)"\)', path.read_text())
     assert len(places) == len(set(places))
     by_effect = {f"{e}.{side}" for e in ("create", "resume", "observe", "shutdown", "poweroff", "remove",
-                                        "migrate", "abortmove", "tell", "take")
+                                        "migrate", "abortmove", "tell", "take", "quiesce")
                  for side in ("before", "after")}  # fmt: skip
     assert set(places) | by_effect == NAMES
     assert len(NAMES) >= 48

@@ -228,7 +228,7 @@ class RedfishDriver(WithoutCopies, HostDriver):
 
     async def tell(self, identity: MachineIdentity, text: str, *, budget_seconds: float) -> None:
         """See HostDriver. There is no way to a machine that runs but its own network."""
-        raise HostRejected("absent", "a machine cannot be told anything while it runs")
+        raise HostRejected("unsupported", "a machine cannot be told anything while it runs")
 
     async def hear(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver: whoever asks reads what guests last reported, which the database has."""

@@ -143,7 +143,10 @@ class SimulatedDriver(WithoutCopies):
         await self._call(budget_seconds)
         order = json.loads(text)
         address = base64.b64decode(order["address"]).decode() if order.get("do") == "take" else None
-        self.host.tell(identity, int(order.get("epoch", 0)), address)
+        if order.get("do") == "quiesce":
+            self.host.quiesce(identity)
+        else:
+            self.host.tell(identity, int(order.get("epoch", 0)), address)
         self._hint(identity)
 
     async def hear(self, identity: MachineIdentity, *, budget_seconds: float) -> None:

@@ -145,6 +145,7 @@ class SimulatedMachine:
     record: str = ""
     devices: tuple[str, ...] = ()
     endpoint: str = ""
+    quiet: bool = False
     ailing: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -225,7 +226,7 @@ class SimulatedHost:
             raise HostRejected("bad_request", "there is no paused machine to resume")
         if machine.state is MachineState.PAUSED:
             machine.state = MachineState.RUNNING
-            machine.resumed_at = self.clock()
+            machine.resumed_at, machine.quiet = self.clock(), False
         return self.seen(machine)
 
     def tell(self, identity: MachineIdentity, epoch: int, endpoint: str | None = None) -> None:
@@ -236,6 +237,13 @@ class SimulatedHost:
             raise HostRejected("absent", "there is no running machine to tell anything")
         machine.epoch = max(machine.epoch, epoch)
         machine.endpoint = machine.endpoint if endpoint is None else endpoint
+
+    def quiesce(self, identity: MachineIdentity) -> None:
+        """The guest answers nobody any more. Raises HostRejected where it does not run."""
+        machine = self.machines.get(identity.machine_uuid)
+        if machine is None or machine.state is not MachineState.RUNNING:
+            raise HostRejected("absent", "there is no running machine to tell anything")
+        machine.quiet = True
 
     def agent_answers(self, identity: MachineIdentity) -> bool:
         """Whether the machine's guest has booted. Raises HostRejected `absent` where it does not run."""
@@ -339,7 +347,7 @@ class SimulatedHost:
             age = self.clock() - machine.resumed_at
             ready = age * 1000 >= self.options.boot_ms
             stage, boot_id = "ready" if ready else "booting", f"boot-{machine.resumed_at:f}"
-            holds = machine.endpoint
+            stage, holds = "stopping" if machine.quiet else stage, machine.endpoint
             report = GuestReport(
                 stage, "", machine.epoch, machine.address, self.clock(), boot_id=boot_id, endpoint=holds
             )

@@ -61,6 +61,11 @@ class SharedHost(SimulatedHost):
         with self._held():
             super().tell(identity, epoch, endpoint)
 
+    def quiesce(self, identity: MachineIdentity) -> None:
+        """See SimulatedHost."""
+        with self._held():
+            super().quiesce(identity)
+
     def stop(self, identity: MachineIdentity) -> None:
         """See SimulatedHost."""
         with self._held():

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from service.domain.groups import Group, GroupPhase
 from service.domain.network import mac_address
 from service.domain.updates import UpdateStage
-from service.lifecycle.effects import Plan, Remove, Take, effects
-from service.lifecycle.endpoint import TAKE_MS, to_have
+from service.lifecycle.effects import Observe, Plan, Quiesce, Remove, Shutdown, Take, effects, next_deadline
+from service.lifecycle.endpoint import QUIESCE_MS, TAKE_MS, given_up, quiescing, to_have
 from service.lifecycle.facts import (
     DeleteRequested,
     Evicted,
@@ -23,12 +23,14 @@ from service.lifecycle.facts import (
     Observation,
     Observed,
     Placed,
+    Quiesced,
     TakeBackRequested,
     Ticked,
 )
 from service.lifecycle.invariants import check
+from service.lifecycle.members import retire
 from service.lifecycle.transitions import AT_REST, advance, advance_all
-from service.lifecycle.updating import gang_of
+from service.lifecycle.updating import gang_of, gangs
 from tests.service.lifecycle.test_laws import perfectly as alone
 from tests.service.lifecycle.test_transitions import S, placed
 from tests.service.lifecycle.test_updating import wanted
@@ -55,6 +57,8 @@ def perfectly(subject: Group, effect: object, now: int) -> Group:
     """As a perfect world answers, where each guest takes an address."""
     if isinstance(effect, Plan):
         return advance(subject, addressed(subject, gang_of(subject, effect.instance_uuids[0])), now)
+    if isinstance(effect, Quiesce):
+        return advance(subject, Quiesced(effect.instance_uuid, effect.attempt), now)
     if isinstance(effect, Take):
         return said(subject, effect.instance_uuid, effect.address, now)
     return alone(subject, effect, now)
@@ -118,6 +122,8 @@ def test_no_two_members_may_answer_at_one_address_and_in_the_end_the_head_does(d
         before, kind = subject, data.draw(facts)
         if kind is None:
             for effect in effects(subject, now):
+                if any(quiescing(gang, now) for gang in gangs(subject)) and isinstance(effect, Shutdown | Remove):
+                    assert not subject.instance(effect.instance_uuid).beside, "the head still answers"
                 subject = perfectly(subject, effect, now)
                 assert len(may_answer(subject, FIRST)) <= 1
             subject = all_say(subject, now)
@@ -142,7 +148,7 @@ def test_a_surge_hands_the_address_on_once_the_old_head_is_gone() -> None:
     head, before = switched.serving[0], next(m for m in switched.instances if m.beside and m.rank == 0)
     assert (before.status, before.address) == (S.REMOVING, FIRST)
     assert head.endpoint == FIRST, "callers are sent there from the switch on"
-    assert Remove(before.uuid, before.attempt) in effects(switched, 2), "without a grace: nobody else has it before"
+    assert before.deadline_at, "it ends its answers"
     assert to_have(switched, head) is None
     gone = advance(switched, Observed(before.uuid, before.attempt, Observation.GONE), 3)
     assert gone.endpoint is not None
@@ -153,6 +159,37 @@ def test_a_surge_hands_the_address_on_once_the_old_head_is_gone() -> None:
     again = helped(advance(helped(taken), wanted(helped(taken), number=2), 5))
     assert (again.serving[0].endpoint, again.serving[0].holds) == (FIRST, FIRST)
     assert again.serving[0].uuid != head.uuid
+
+
+def test_the_old_head_ends_its_answers_before_it_and_those_that_it_needs_are_removed() -> None:
+    old = running()
+    switched = helped(advance(old, wanted(old), 1), until=UpdateStage.SWITCHED)
+    head, worker = (m for m in switched.instances if m.beside)
+    at = head.deadline_at - QUIESCE_MS
+    asked = [e for e in effects(switched, at) if getattr(e, "instance_uuid", "") in (head.uuid, worker.uuid)]
+    assert asked == [Quiesce(head.uuid, head.attempt, 200), Observe(worker.uuid, worker.attempt, 2_000)]
+    assert 0 < next_deadline(switched) <= at + QUIESCE_MS
+    told = advance(switched, Quiesced(worker.uuid, worker.attempt), at)
+    assert told == switched, "that is said of the head alone"
+    assert advance(switched, Quiesced(head.uuid, head.attempt + 1), at) == switched
+    done = advance(switched, Quiesced(head.uuid, head.attempt), at)
+    assert Remove(head.uuid, head.attempt) in effects(done, at)
+    assert Shutdown(worker.uuid, worker.attempt) in effects(done, at + QUIESCE_MS), "its grace begins after that"
+    late = advance(switched, Ticked(), at + QUIESCE_MS)
+    assert Remove(head.uuid, head.attempt) in effects(late, at + QUIESCE_MS), (
+        "a guest that says nothing holds nobody up"
+    )
+
+
+def test_an_old_head_that_cannot_be_asked_to_end_its_answers_is_removed_at_once() -> None:
+    old = advance(running(), wanted(running()), 1)
+    served = old.serving[0]
+    for head in (replace(served, holds=None), replace(served, unknown_since=5), replace(served, status=S.BOOTING)):
+        before = replace(old, instances=tuple(head if m.uuid == head.uuid else m for m in old.instances))
+        gang = replace(before, instances=tuple(retire(m, 10) for m in before.serving))
+        left = given_up(before, gang, 10)
+        beside = replace(left, instances=tuple(replace(m, beside=True) for m in left.instances))
+        assert Remove(head.uuid, head.attempt) in effects(replace(beside, update=None), 10)
 
 
 def test_a_guest_that_does_not_take_it_is_called_at_its_own() -> None:

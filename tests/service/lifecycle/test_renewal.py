@@ -151,3 +151,12 @@ def test_a_reset_that_its_host_tells_of_is_told_once_whether_its_guest_is_heard_
     again = replace(runs, instances=tuple(member(r, updated_at=NOW) for r in range(3)))
     assert seen(again, 1, Observation.READY, epoch=1, reset_ms=1_000).status is GroupStatus.RUNNING, "told before"
     assert seen(runs, 1, Observation.READY, epoch=1).status is GroupStatus.RUNNING
+
+
+def test_while_one_member_does_not_serve_its_fellows_are_looked_at_as_often() -> None:
+    """What they wait for may be one that hangs, and says nothing by which it would be noticed."""
+    calm = [e.every_ms for e in effects(group(), NOW) if isinstance(e, Observe)]
+    worried = seen(group(), 0, Observation.UNREADY, reason="its guest says degraded", epoch=1)
+    often = [e.every_ms for e in effects(worried, NOW) if isinstance(e, Observe)]
+    assert (len(calm), len(often)) == (3, 3)
+    assert max(often) < min(calm)

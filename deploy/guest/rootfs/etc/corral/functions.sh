@@ -14,6 +14,9 @@ pause() { sleep "$1" & wait "$!"; }
 # fetch URL FILE [SECONDS]. busybox wget's own -T crashes in Debian's static build, so the deadline is put around it.
 fetch() { timeout "${3:-3}" wget -q -O "$2" "$1" 2> /dev/null; }
 
+# An address as a URL has it: one of IPv6 in brackets (RFC 3986).
+in_url() { case "$1" in *:*) echo "[$1]" ;; *) echo "$1" ;; esac; }
+
 # The inside of a JSON string: control characters dropped, quotes and backslashes escaped.
 json_text() { printf '%s' "$1" | tr -d '\000-\037\177' | sed 's/\\/\\\\/g; s/"/\\"/g'; }
 
