@@ -23,8 +23,8 @@ TAKE_MS = 15_000
 QUIESCE_SECONDS = 2
 """For so long the guest of the old head goes on with what it is answering; whoever calls meanwhile waits as well."""
 
-QUIESCE_MS = 4_000
-"""An old head whose guest has not said by then that it is done is removed all the same."""
+QUIESCE_MS = 8_000
+"""An old head whose guest has not said by then that it is done is removed all the same: it may be slow, or hang."""
 
 
 def begun(group: Group, now: int) -> Group:

@@ -208,6 +208,7 @@ listen_in_background() {
                 ;;
             '{"v":1,"do":"quiesce",'*'}')
                 [ "$(field group)" = "$CORRAL_GROUP_UUID" ] || continue
+                take_no_more  # here, since the main loop may be in the middle of something
                 field seconds > "$RUN/quiesce.new" && mv "$RUN/quiesce.new" "$RUN/quiesce"
                 kill -USR1 "$$"
                 continue
@@ -280,7 +281,6 @@ quiesce() {
     until=$(($(hundredths) + 100 * seconds))
     log "it takes no more callers, and ends its answers within $seconds s"
     [ -z "$CANARY" ] || kill_tree "$CANARY"
-    take_no_more
     while is_answering && [ "$(hundredths)" -lt "$until" ]; do
         publish
         sleep 0.05
@@ -850,14 +850,14 @@ runs() {
 
 engine_runs() { [ -n "$ENGINE" ] && runs "$ENGINE"; }
 
-# By its process group: children of engines outlive their parent, and go on computing.
+# By its process group: children of engines outlive their parent, and go on computing. It has `$1` tenths of a second, 50
+# where nothing is said, to end by itself.
 stop_engine() {
     [ -n "$ENGINE" ] || return 0
     # Neither dash nor busybox takes "--" here. It may not lead its group yet.
     kill -TERM "-$ENGINE" 2> /dev/null || kill -TERM "$ENGINE" 2> /dev/null
-    tries=0
-    while kill -0 "-$ENGINE" 2> /dev/null && [ "$tries" -lt "${1:-50}" ]; do
-        tries=$((tries + 1))
+    ends=$(($(hundredths) + 10 * ${1:-50}))
+    while kill -0 "-$ENGINE" 2> /dev/null && [ "$(hundredths)" -lt "$ends" ]; do
         # Only what was waited for stops being there.
         engine_runs || wait "$ENGINE" 2> /dev/null
         publish
@@ -896,6 +896,8 @@ cut_log() {
 
 # Again, `$1` says why, within `$2` tenths of a second for its end. A pause that grows with each start that did not last.
 restart_engine() {
+    # Said before it is done: what hangs takes its time to end.
+    stage degraded "$1"
     stop_engine "${2:-50}"
     new_run
     lasted=0

@@ -19,7 +19,7 @@ from tests.serving.site import Site
 SIZE = 2
 """Members: both gangs are to have hosts of their own in the lab."""
 EVERY_SECONDS = 0.02
-REACH_SECONDS = 8.0
+REACH_SECONDS = 60.0
 """Whoever would connect while an address is handed on waits as long as kernels do by themselves: they ask again."""
 PATIENCE_SECONDS = 10.0
 WAIT_SECONDS = 300.0
@@ -56,7 +56,7 @@ class Caller:
             try:
                 answer = self.place.ask_at(self.address, prompt, 1, PATIENCE_SECONDS, REACH_SECONDS)
             except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
-                self.failed.append((began, f"{type(error).__name__}: {error}"))
+                self.failed.append((began, f"{type(error).__name__} after {time.monotonic() - began:.1f} s"))
                 continue
             self.right.append(time.monotonic())
             if answer != expected:
@@ -73,6 +73,7 @@ class Update:
     """How one went. Seconds; `failed`: requests without an answer; `why`: the first of them."""
 
     took: float
+    switched: float
     gap: float
     usual: float
     right: int
@@ -83,7 +84,8 @@ class Update:
     def told(self) -> str:
         """For people."""
         return (
-            f"{self.took:.1f} s, {self.right} requests answered, {self.failed} failed"
+            f"{self.took:.1f} s, switched after {self.switched:.1f} s,"
+            f" {self.right} requests answered, {self.failed} failed"
             f"{f' ({self.why})' if self.why else ''}, the longest gap {1000 * self.gap:.0f} ms"
             f" (before the update {1000 * self.usual:.0f} ms)"
         )
@@ -117,7 +119,10 @@ def surged(place: Site, group: group_pb2.InstanceGroup, number: int, harm: Calla
         stream = place.corral.groups.RolloutInstanceGroup(request, timeout=WAIT_SECONDS)
         next(iter(stream))
         harm(place, group.uuid)
+        switched = 0.0
         while (found := place.get(group.uuid)).update.stage != "done":
+            if found.update.stage == "switched" and not switched:
+                switched = time.monotonic() - began
             if found.update.stage == "taken_back":
                 raise RuntimeError(f"the update was taken back: {found.update.reason}")
             if time.monotonic() > began + WAIT_SECONDS:
@@ -127,8 +132,8 @@ def surged(place: Site, group: group_pb2.InstanceGroup, number: int, harm: Calla
         _answered(caller, time.monotonic(), 20)
         time.sleep(CALM_SECONDS)
         _answered(caller, time.monotonic(), 20)
-    why = caller.failed[0][1] if caller.failed else ""
-    return Update(took, caller.gap(began), usual, len(caller.right), len(caller.failed), why, caller.wrong)
+    why = ", ".join(f"{at - began:.1f} s after its begin {what}" for at, what in caller.failed[:5])
+    return Update(took, switched, caller.gap(began), usual, len(caller.right), len(caller.failed), why, caller.wrong)
 
 
 def _answered(caller: Caller, since: float, count: int) -> None:
