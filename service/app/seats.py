@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from service.domain.seats import Report, Seating, SeatOf, Seed
 from service.drivers.base import HostUnreachable
 from service.errors import CorralError
-from service.store import seats
+from service.store import left_seats, seats
 from service.store.connection import Connection
 from service.store.engine import Store
 
@@ -34,6 +34,14 @@ class StoredSeats:
     async def start(self, host_id: str, of: SeatOf, *, started: bool) -> None:
         """See Seats."""
         await self._write(lambda c: seats.start(c, host_id, of, started))
+
+    async def answered(self, host_id: str, of: SeatOf) -> None:
+        """See Seats."""
+        await self._write(lambda c: left_seats.answered(c, host_id, of))
+
+    async def came_late(self, host_id: str, of: SeatOf) -> None:
+        """See Seats."""
+        await self._write(lambda c: left_seats.came_late(c, host_id, of))
 
     async def leave(self, host_id: str, of: SeatOf, *, revoked: bool) -> None:
         """See Seats."""

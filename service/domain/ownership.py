@@ -185,6 +185,7 @@ class Records:
 
     `current`: instance -> its attempt now, for every instance that has a row and is not over. `retired`: attempts that
     were let go on this host. `ordered`: keys whose end an operator has ordered. `held`: keys that are in quarantine.
+    `left`: attempts that had a machine of bare metal, and gave it up.
     """
 
     wanted: frozenset[tuple[str, int]]
@@ -192,6 +193,7 @@ class Records:
     retired: Mapping[tuple[str, int], str]
     ordered: frozenset[str]
     held: frozenset[str] = frozenset()
+    left: frozenset[tuple[str, int]] = frozenset()
 
 
 class Fate(StrEnum):

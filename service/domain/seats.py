@@ -17,6 +17,13 @@ REPORT_PATH = "/machines/report"
 MOST_BASE = 200
 """So long the address of the listener for machines may be."""
 NO_BASE = "must be an address such as http://10.0.0.1:8081, of at most 200 characters"
+LATE_SECONDS = 3600.0
+"""So long after an attempt was given up its machine may be switched on by an order that its BMC never answered. One
+that goes on later, with nothing in its drive, was switched on by somebody else."""
+MOST_LEFT = 64
+"""Of so many attempts that were given up on one machine what they were known by is kept, the newest."""
+SEVERAL = "*"
+"""In the place of the project that a machine has served: what several have left is there, so that none may have it."""
 _SUFFIX = ".iso"
 _BOOTS = ".boot"
 
@@ -96,7 +103,9 @@ class Report:
 class Seating:
     """One attempt on one machine. `key`: of its token; empty where it has none; `former`: of those that it had before,
     which late calls may still bring into the drive. `started`: it may have been let run.
-    `revoked`: it was given up, for ever: nothing of it is handed out any more, and what still runs of it is ended."""
+    `revoked`: it was given up, for ever: nothing of it is handed out any more, and what still runs of it is ended.
+    `unanswered`: its machine was told to switch on, and nobody saw what came of that. `left`: there is no seat any
+    more, and this is what is kept of it for a while, since `age` seconds: a late order may still take effect."""
 
     of: SeatOf
     key: str
@@ -108,6 +117,19 @@ class Seating:
     record: str = field(default="", repr=False)
     report: Report | None = None
     former: frozenset[str] = frozenset()
+    unanswered: bool = False
+    left: bool = False
+    age: float = 0.0
+
+    @property
+    def live(self) -> bool:
+        """Whether somebody sits there."""
+        return not self.revoked and not self.left
+
+    @property
+    def late(self) -> bool:
+        """Whether an order to switch on may still take effect, of which nobody would know otherwise."""
+        return not self.live and self.unanswered and self.age <= LATE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ class Seats(Protocol):
     """The seats of all machines. Every method raises HostUnreachable where what remembers them does not answer."""
 
     async def on(self, host_id: str) -> Sequence[Seating]:
-        """All seats of a machine, those that are revoked among them."""
+        """All seats of a machine, those that are revoked among them, and what is kept of those that were given up."""
         ...
 
     async def take(self, host_id: str, seating: Seating, token: str, seed: Seed) -> None:
@@ -27,8 +27,16 @@ class Seats(Protocol):
         or is gone."""
         ...
 
+    async def answered(self, host_id: str, of: SeatOf) -> None:
+        """Remember that the order to let it run has taken effect: it does not come later any more."""
+        ...
+
+    async def came_late(self, host_id: str, of: SeatOf) -> None:
+        """Remember that the machine ran for an attempt that was given up, and is off again."""
+        ...
+
     async def leave(self, host_id: str, of: SeatOf, *, revoked: bool) -> None:
-        """Forget the seat: the one that is revoked, or the one that is not."""
+        """Give up the seat, the one that is revoked or the one that is not. What it was known by is kept a while."""
         ...
 
     async def revoke(self, host_id: str, of: SeatOf) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from service.domain.cleaning import cleaner_of
 from service.domain.ownership import Fate, Holding, Quarantined, Records, fate_at_claim
 from service.drivers.base import MachineState, ObservedMachine
-from service.store import claims, cleanings, clock, groups, ownership, retired
+from service.store import claims, cleanings, clock, groups, left_seats, ownership, retired
 from service.store.connection import Connection
 
 
@@ -36,6 +36,8 @@ def records(connection: Connection, host_uuid: str, instances: Sequence[str]) ->
     """The seats of a host, and what is on record of these instances, in one transaction."""
     here = seats(connection, host_uuid)
     found = retired.records(connection, host_uuid, here.wanted, instances)
+    left = left_seats.records(connection, host_uuid, instances)
+    found = replace(found, retired={**left, **found.retired}, left=frozenset(left))
     return here, _with_cleaning(connection, host_uuid, found) if cleaner_of(host_uuid) in instances else found
 
 

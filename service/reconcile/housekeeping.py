@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from service.errors import CorralError
-from service.store import addresses, clock, events, fencing, requests, retired
+from service.store import addresses, clock, events, fencing, left_seats, requests, retired
 from service.store.connection import Connection
 from service.store.engine import Store
 
@@ -41,6 +41,7 @@ class Housekeeping:
     async def once(self) -> int:
         """Forget what is older than KEEP_MS; returns how many events went. Raises Unavailable."""
         await self._store.write(lambda c: retired.forget_retired(c, clock.now(c) - KEEP_RETIRED_MS))
+        await self._store.write(lambda c: left_seats.forget_old(c, clock.now(c) - KEEP_RETIRED_MS))
         await self._store.write(lambda c: fencing.forget_old(c, clock.now(c) - KEEP_RETIRED_MS))
         await self._store.write(lambda c: addresses.forget_foreign(c, clock.now(c) - KEEP_ANSWERS_MS))
         gone = 0

@@ -11,7 +11,8 @@ import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 
-from service.domain.ownership import Fate, Holding, Quarantined, fate, held
+from service.domain.fleet import Host, HostState
+from service.domain.ownership import Fate, Holding, Quarantined, Records, fate, held
 from service.drivers.base import (
     DriverError,
     MachineConflict,
@@ -27,7 +28,7 @@ from service.reconcile import failing_devices
 from service.reconcile.copy_sweep import CopySweep
 from service.reconcile.custody import Custody
 from service.reconcile.filter_sweep import FilterSweep
-from service.reconcile.holding import quarantined, records, seat_of, seats
+from service.reconcile.holding import Seats, quarantined, records, seat_of, seats
 from service.reconcile.monitor import HostMonitor
 from service.store import addresses, audit, claims, clock, ownership, retired, waiting
 from service.store.connection import Connection
@@ -129,7 +130,8 @@ class Sweep:
         failpoint("sweep.compared")
         if self._custody.held:
             return
-        unwanted = {m.machine_uuid: m for m in machines if fates[m.machine_uuid][0] is Fate.REMOVE}
+        gone = [m for m in machines if fates[m.machine_uuid][0] is Fate.REMOVE]
+        unwanted = {m.machine_uuid: m for m in gone if not _by_hand(monitor.host, here, known, m)}
         # What an operator has ordered to be ended stays held, with the order, until it is gone.
         unknown = [
             quarantined(m, fates[m.machine_uuid][1])
@@ -284,6 +286,14 @@ class Sweep:
             if what is Fate.QUARANTINE or name in known.ordered:
                 unknown.append(Quarantined(host_uuid, name, Holding.VOLUME, "", instance, attempt, name, reason=why))
         return unwanted, unknown
+
+
+def _by_hand(host: Host, here: Seats, known: Records, machine: ObservedMachine) -> bool:
+    """Whether it may be its operator who works on a machine of bare metal under maintenance: what is on there for a
+    member that has left it waits, and nobody waits for it."""
+    seat = seat_of(machine)
+    claimed = any((instance, attempt) == seat for instance, attempt, _ in here.stale_claims)
+    return host.bare_metal and host.state is HostState.MAINTENANCE and seat in known.left and not claimed
 
 
 def _noted(connection: Connection, host_uuid: str, machine: ObservedMachine, why: str) -> int:

@@ -157,6 +157,7 @@ def delete_host(connection: Connection, host: Host, now: int) -> None:
         schema.bookings,
         schema.image_copies,
         schema.machine_seats,
+        schema.left_seats,
         schema.fences,
         schema.fence_verdicts,
         schema.host_resources,

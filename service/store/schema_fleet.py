@@ -15,6 +15,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
 )
 
 from service.store.schema_base import UUID, WORD, metadata
@@ -156,7 +157,25 @@ machine_seats = Table(
     Column("made_at", BigInteger, nullable=False),
     Column("reported_at", BigInteger, nullable=False),
     Column("report", Text, nullable=False),
+    Column("unanswered", Boolean, nullable=False, default=False, server_default=false()),
     Index(None, "key"),
+)
+
+# What is kept of seats that were given up: by which `keys` (words) what comes late is known, whether a machine was
+# told to switch on and nobody saw what came of that, whose data it may bring back, and by which record all that was.
+left_seats = Table(
+    "left_seats",
+    metadata,
+    Column("host_uuid", UUID, ForeignKey("hosts.uuid"), primary_key=True),
+    Column("instance_uuid", UUID, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("cluster", Text, nullable=False),
+    Column("group_uuid", UUID, nullable=False),
+    Column("keys", Text, nullable=False),
+    Column("unanswered", Boolean, nullable=False),
+    Column("served", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("left_at", BigInteger, nullable=False),
 )
 
 # What rules offer of hosts. `state`: available, foreign, blocked or gone, as it was last seen;

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import Connection, Row, and_, delete, insert, select, update
 
 from service.domain.seats import BootImage, Report, Seating, SeatOf, SeatTaken, Seed, key_of
-from service.store import clock, schema
+from service.store import clock, left_seats, schema
 
 _SEATS = schema.machine_seats
 _NONCE = 12
@@ -27,10 +27,10 @@ _OVER = b"over "
 
 
 def on_host(connection: Connection, host: str) -> Sequence[Seating]:
-    """All seats of a machine."""
+    """All seats of a machine, and what is kept of those that were given up."""
     now = clock.now(connection)
-    rows = connection.execute(select(_SEATS).where(_SEATS.c.host_uuid == host).order_by(_SEATS.c.instance_uuid))
-    return tuple(_seating(row, now) for row in rows)
+    rows = connection.execute(select(_SEATS).where(_SEATS.c.host_uuid == host))
+    return left_seats.with_left(connection, host, [_seating(row, now) for row in rows], now)
 
 
 def take(connection: Connection, host: str, seating: Seating, token: str, seed: Seed) -> None:
@@ -49,6 +49,7 @@ def take(connection: Connection, host: str, seating: Seating, token: str, seed: 
         "key": key_of(token),
         "seed": _sealed(token, _packed(seed)),
         "started": False,
+        "unanswered": False,
         "spec_hash": seating.spec_hash,
         "generation": seating.generation,
         "resources": json.dumps(dict(seating.resources), sort_keys=True),
@@ -71,13 +72,18 @@ def take(connection: Connection, host: str, seating: Seating, token: str, seed: 
 def start(connection: Connection, host: str, identity: SeatOf, started: bool) -> None:
     """See `Seats.start`."""
     live = and_(_this(host, identity), _SEATS.c.revoked.is_(False))
-    if connection.execute(update(_SEATS).where(live).values(started=started)).rowcount != 1:
+    values = {"started": started, "unanswered": started}
+    if connection.execute(update(_SEATS).where(live).values(values)).rowcount != 1:
         raise SeatTaken("the attempt was given up on this machine")
 
 
 def leave(connection: Connection, host: str, identity: SeatOf, *, revoked: bool) -> None:
     """See `Seats.leave`."""
-    connection.execute(delete(_SEATS).where(_this(host, identity), _SEATS.c.revoked.is_(revoked)))
+    mine = and_(_this(host, identity), _SEATS.c.revoked.is_(revoked))
+    row = connection.execute(select(_SEATS).where(mine).with_for_update()).one_or_none()
+    if row is not None:
+        left_seats.keep(connection, row, clock.now(connection))
+        connection.execute(delete(_SEATS).where(mine))
 
 
 def revoke(connection: Connection, host: str, identity: SeatOf) -> None:
@@ -163,5 +169,5 @@ def _seating(row: Row[Any], now: int) -> Seating:
         report = replace(Report(**json.loads(row.report)), age=max(0, now - row.reported_at) / 1000)
     return Seating(
         _identity(row), row.key, row.started, row.revoked, row.spec_hash, row.generation,
-        json.loads(row.resources), row.record, report, frozenset(row.former.split()),
+        json.loads(row.resources), row.record, report, frozenset(row.former.split()), row.unanswered,
     )  # fmt: skip

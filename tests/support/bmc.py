@@ -46,6 +46,7 @@ class Bmc:
             "MemorySummary": {"TotalSystemMemoryGiB": 64},
         }
         self.guests = False
+        self.held = 0  # orders to switch on that it was given, and has not carried out yet
         self.heard = threading.Event()  # ends a silence of more than 30 s
         self.boot = {"BootSourceOverrideEnabled": "Disabled", "BootSourceOverrideTarget": "None"}
         self.allowed = ["None", "Cd", "Hdd"]
@@ -101,6 +102,9 @@ class Bmc:
             return 204  # said yes to, and nothing happens
         if wanted == self.power:
             return 409
+        if how == "On" and self.strikes("hold On"):
+            self.held += 1
+            return 204
         if self.strikes("lag"):
             self.shown = [f"Powering{wanted}"] * 2
         if self.strikes("falls back"):
@@ -111,6 +115,12 @@ class Bmc:
             self._guests.append(threading.Thread(target=self._run_guest, args=(self.image,), name="guest", daemon=True))
             self._guests[-1].start()
         return 204
+
+    def late(self) -> None:
+        """Carry out an order that was held."""
+        assert self.held, "it was told nothing"
+        self.held -= 1
+        self.power = "On"
 
     def restart(self) -> None:
         """The BMC starts anew: its sessions are gone, the machine is not touched."""

@@ -35,7 +35,7 @@ from service.drivers.redfish.addressing import options_of
 from service.drivers.redfish.bmc import Bmc, Look
 from service.drivers.redfish.line import BmcLine
 from service.drivers.redfish.seed import seed_for
-from service.drivers.redfish.states import explained, observed, of_it, seat_of, state_of
+from service.drivers.redfish.states import explained, free, observed, of_it, seat_of, states
 from service.drivers.seats import Seats
 from service.drivers.staging import WithoutCopies
 
@@ -73,17 +73,18 @@ class RedfishDriver(WithoutCopies, HostDriver):
     # --- reading -----------------------------------------------------------------------------------------------------
 
     async def probe(self, *, budget_seconds: float) -> HostFacts:
-        """See HostDriver. What is on, or in the drive, and is nobody's seat counts as others': all of the machine."""
+        """See HostDriver. All of the machine counts as others' while what is on or in the drive is of nobody who sits
+        there: of somebody else, or of an attempt that was given up."""
         inventory = await self._run(self._bmc.inventory, budget_seconds)
         look = await self._run(self._bmc.look, budget_seconds)
-        ours = explained(await self._seats.on(self._host_id), look.power, look.image)
+        unclaimed = free(await self._seats.on(self._host_id), look.power, look.image)
         return HostFacts(
             host_uuid=self._host_id,
             hostname=inventory.model or self._options.access.url,
             boot_id=look.boot_id,
             architecture=inventory.architecture,
             total=inventory.amounts,
-            foreign={} if ours else inventory.amounts,
+            foreign={} if unclaimed else inventory.amounts,
             virt_type="none",
             virt_note="bare metal",
             hypervisor_version="redfish",
@@ -108,9 +109,9 @@ class RedfishDriver(WithoutCopies, HostDriver):
         """See HostDriver: the one machine that may be there, and what was given up."""
         look = await self._run(self._bmc.look, budget_seconds)
         seats = await self._seats.on(self._host_id)
-        states = [(one, state_of(one, look.power, look.image)) for one in seats]
+        found = states(seats, look.power, look.image)
         return Listing(
-            look.boot_id, tuple(observed(one, state) for one, state in states if state is not MachineState.ABSENT)
+            look.boot_id, tuple(observed(one, state) for one, state in found if state is not MachineState.ABSENT)
         )
 
     async def survey(self, *, budget_seconds: float) -> Listing:
@@ -133,11 +134,9 @@ class RedfishDriver(WithoutCopies, HostDriver):
         until = _End(budget_seconds)
         look = await self._run(self._bmc.look, until.left)
         seats = await self._seats.on(self._host_id)
-        mine = _find(seats, spec.identity)
-        if mine is not None and not mine.revoked:
-            state = state_of(mine, look.power, look.image)
-            if state is MachineState.PAUSED or state.executing:
-                return observed(mine, state)
+        mine, state = _find(seats, spec.identity, look)
+        if mine is not None and mine.live and (state is MachineState.PAUSED or state.executing):
+            return observed(mine, state)
         self._require_free(seats, look)
         inventory = await self._run(self._bmc.inventory, until.left)
         token = secrets.token_urlsafe(32)
@@ -165,9 +164,8 @@ class RedfishDriver(WithoutCopies, HostDriver):
         """See HostDriver. That it may run is remembered before it is switched on, and what it boots from is looked at
         once more."""
         until = _End(budget_seconds)
-        look, mine = await self._seen(identity, until)
-        state = MachineState.ABSENT if mine is None else state_of(mine, look.power, look.image)
-        if mine is None or mine.revoked or state not in (MachineState.PAUSED, MachineState.RUNNING):
+        look, mine, state = await self._seen(identity, until)
+        if mine is None or not mine.live or state not in (MachineState.PAUSED, MachineState.RUNNING):
             raise HostRejected("bad_request", "there is no machine that waits to be let run")
         if state is MachineState.PAUSED:
             await self._start(mine.of, True)
@@ -180,51 +178,57 @@ class RedfishDriver(WithoutCopies, HostDriver):
                 raise
         elif not mine.started:
             await self._start(mine.of, True)  # somebody else has switched it on
+        elif not mine.unanswered:
+            return observed(mine, MachineState.RUNNING)
+        await self._seats.answered(self._host_id, mine.of)
         return observed(mine, MachineState.RUNNING)
 
     async def shutdown(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""
         until = _End(budget_seconds)
-        look, mine = await self._seen(identity, until)
-        if mine is not None and state_of(mine, look.power, look.image).executing:
+        _, mine, state = await self._seen(identity, until)
+        if mine is not None and state.executing:
             await self._run(self._bmc.ask_to_stop, until.left)
 
     async def power_off(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver. What runs there and is not this attempt's is left alone."""
         until = _End(budget_seconds)
-        look, mine = await self._seen(identity, until)
-        if mine is not None and state_of(mine, look.power, look.image).executing:
+        _, mine, state = await self._seen(identity, until)
+        if mine is not None and state.executing:
             await self._run(self._bmc.power_off, until.left)
+            await self._seen_on(mine)
 
     async def remove(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
-        """See HostDriver: off, its seed out of the drive, and the seat is forgotten; one that was given up stays so."""
+        """See HostDriver: off, its seed out of the drive, and the seat is given up; one that was so already stays so.
+        The drive of a machine in which somebody sits is that one's."""
         until = _End(budget_seconds)
-        look, mine = await self._seen(identity, until)
-        if mine is None:
+        look, mine, state = await self._seen(identity, until)
+        if mine is None or (state is MachineState.ABSENT and mine.left):
             return
-        if state_of(mine, look.power, look.image).executing:
+        if state.executing:
             await self._run(self._bmc.power_off, until.left)
+            await self._seen_on(mine)
             look = await self._run(self._bmc.look, until.left)
-        if of_it(mine, look.image):
+        if of_it(mine, look.image) and (mine.live or await self._is_nobodys()):
             if boots(look.image):
                 await self._run(self._bmc.boot_as_set, until.left)
             await self._run(self._bmc.eject, until.left)
-        if not mine.revoked:
+        if mine.live:
             await self._seats.leave(self._host_id, mine.of, revoked=False)
 
     async def entomb(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver: the seat is revoked for ever. A seed that comes late is not served then."""
-        look, mine = await self._seen(identity, _End(budget_seconds))
-        if mine is not None and not mine.revoked and state_of(mine, look.power, look.image) is not MachineState.ABSENT:
+        _, mine, state = await self._seen(identity, _End(budget_seconds))
+        if mine is not None and mine.live and state is not MachineState.ABSENT:
             raise MachineConflict("the machine is there")
         await self._seats.revoke(self._host_id, seat_of(identity))
 
     async def clear_tombstone(self, identity: MachineIdentity, *, budget_seconds: float) -> None:
         """See HostDriver."""
-        mine = _find(await self._seats.on(self._host_id), identity)
-        if mine is not None and not mine.revoked:
+        of = seat_of(identity)
+        if any(one.live and one.of == of for one in await self._seats.on(self._host_id)):
             raise MachineConflict("the machine is there")
-        await self._seats.leave(self._host_id, seat_of(identity), revoked=True)
+        await self._seats.leave(self._host_id, of, revoked=True)
 
     async def tell(self, identity: MachineIdentity, text: str, *, budget_seconds: float) -> None:
         """See HostDriver. There is no way to a machine that runs but its own network."""
@@ -287,9 +291,19 @@ class RedfishDriver(WithoutCopies, HostDriver):
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    async def _seen(self, identity: MachineIdentity, until: _End) -> tuple[Look, Seating | None]:
+    async def _seen(self, identity: MachineIdentity, until: _End) -> tuple[Look, Seating | None, MachineState]:
         look = await self._run(self._bmc.look, until.left)
-        return look, _find(await self._seats.on(self._host_id), identity)
+        return look, *_find(await self._seats.on(self._host_id), identity, look)
+
+    async def _seen_on(self, mine: Seating) -> None:
+        """It is, or was, on: what it was told has taken effect."""
+        if not mine.live:
+            await self._seats.came_late(self._host_id, mine.of)
+        elif mine.unanswered:
+            await self._seats.answered(self._host_id, mine.of)
+
+    async def _is_nobodys(self) -> bool:
+        return not any(one.live for one in await self._seats.on(self._host_id))
 
     def _require_free(self, seats: Sequence[Seating], look: Look) -> None:
         """Raises MachineConflict where something is there that no seat of ours allows to be ended."""
@@ -321,9 +335,11 @@ class _End:
         return max(0.0, self._at - time.monotonic())
 
 
-def _find(seats: Sequence[Seating], identity: MachineIdentity) -> Seating | None:
+def _find(seats: Sequence[Seating], identity: MachineIdentity, look: Look) -> tuple[Seating | None, MachineState]:
     of = seat_of(identity)
-    return next((one for one in seats if (one.of.instance, one.of.attempt) == (of.instance, of.attempt)), None)
+    found = states(seats, look.power, look.image)
+    mine = (one for one in found if (one[0].of.instance, one[0].of.attempt) == (of.instance, of.attempt))
+    return next(mine, (None, MachineState.ABSENT))
 
 
 def _identity(of: SeatOf) -> MachineIdentity:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corral.v1 import deploy_pb2, fleet_pb2
+from corral.v1 import deploy_pb2, fleet_pb2, project_pb2
 
 from service.drivers.redfish import bmc as bmc_module
-from service.reconcile import cleaning, leading
+from service.reconcile import cleaning, leading, sweep
 from tests.service.drivers.redfish.test_boot import image
 from tests.service.rpc.lab import soon
 from tests.service.rpc.test_bare_metal import node
@@ -210,3 +210,36 @@ async def test_a_machine_that_did_not_boot_what_cleans_it_is_out_of_service_unti
             await there.lab.fleet.CleanHost(fleet_pb2.CleanHostRequest(uuid=there.lab.uuid_of("metal")))
             await soon(there.is_open)
             assert there.bmc.cleaned == ["metadata"]
+
+
+async def test_an_order_that_takes_effect_after_its_group_was_deleted_is_ended_and_its_machine_cleaned_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in (("EVERY_SECONDS", 0.2), ("GRACE_SECONDS", 0.0), ("TOMBSTONE_SECONDS", 0.0)):
+        monkeypatch.setattr(sweep, name, seconds)
+    async with site(tmp_path, monkeypatch) as there:
+        bmc = there.bmc
+        bmc.faults.update({"hold On": 1, "lose Reset": 1})
+        await there.member()  # its second attempt runs
+        monkeypatch.setattr(cleaning, "GRACE_SECONDS", 0.0)
+        await soon(there.is_open, 60)
+        assert bmc.cleaned == ["metadata"]
+        removals = len(await _audited(there, "RemoveUnwantedMachine"))
+        monkeypatch.setattr(cleaning, "GRACE_SECONDS", 1e9)
+        bmc.late()
+
+        async def ended() -> bool:
+            return bmc.power == "Off" and (await there.cleaning()).served_project == "default"
+
+        await soon(ended, 60)
+        assert len(await _audited(there, "RemoveUnwantedMachine")) == removals + 1
+        assert bmc.cleaned == ["metadata"]
+        monkeypatch.setattr(cleaning, "GRACE_SECONDS", 0.0)
+        await soon(there.is_open, 60)
+        assert bmc.cleaned == ["metadata", "metadata"], "its own disk may have brought back what was there"
+        await there.member()
+
+
+async def _audited(there: Site, method: str) -> list[str]:
+    found = await there.lab.projects.ListAuditEvents(project_pb2.ListAuditEventsRequest(page_size=1000))
+    return [one.subject for one in found.inventories if one.method == method]
