@@ -107,6 +107,7 @@ class FaultyDriver(CopyCalls):
         def create(late: bool) -> ObservedMachine:
             if self._world.fault("no_memory"):
                 raise HostRejected("no_memory", "the host has no memory for it")
+            self._world.metal.require_off(self._host)
             self._world.copies.stand(self._host, spec)
             devices, mistaken = card_faults.given(self._world, self._host, identity.machine_uuid, spec.devices)
             machine = replace(

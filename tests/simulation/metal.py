@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tests.simulation.hosts import EXECUTING, Machine
+from tests.simulation.hosts import EXECUTING, TOMBSTONE, Conflict, Machine, SimulatedMachineHost
 
 CLEANING = "c1ea0000000000000000000000000000"
 """What machines that clean have in a group's place."""
@@ -42,6 +42,9 @@ class BareMetal:
         self._projects: dict[str, str] = {}
         self._several = ""
         self.grace = 30.0
+        self.unanswered: set[str] = set()
+        self.late: dict[str, str] = {}
+        """Machines that are on by an order which took effect when its attempt was given up -> of which group."""
 
     def draw(self, seed: int, theme: str) -> Sequence[dict[str, int]]:
         """What the machines of this seed have, with dice of its own, so that all other seeds stay as they are."""
@@ -58,6 +61,30 @@ class BareMetal:
         if not self._several:
             return "default"
         return random.Random(self._several + group).choice(("default", "default", "blue", "green"))
+
+    def goes_on(self, host: SimulatedMachineHost, group: str, machine: str) -> None:
+        """An order of long ago takes effect, unless it was answered since, where nothing is there: what is on the disks
+        is back, as it was left."""
+        there = any(m.state != TOMBSTONE for m in host.machines.values())
+        if machine not in self.unanswered or not host.up or there:
+            return
+        self.unanswered.discard(machine)
+        self.late[host.uuid] = group
+        if group != CLEANING:
+            self._left[host.uuid] = self._project_of(group)
+
+    def goes_off(self, host: SimulatedMachineHost) -> None:
+        """Its power is cut."""
+        self.late.pop(host.uuid, None)
+
+    def require_off(self, host: SimulatedMachineHost) -> None:
+        """Raises Conflict while it is on for nobody."""
+        if host.uuid in self.late:
+            raise Conflict
+
+    def unsettled(self) -> list[str]:
+        """At peace no machine is on for nobody."""
+        return [f"machine {host} is on by a late order of group {group}" for host, group in self.late.items()]
 
     def odds(self, usual: float) -> float:
         """How likely a group is deleted: machines go from one project to the other."""
@@ -109,6 +136,8 @@ class BareMetal:
         """After every change of a machine: one at most executes, and none where another project's has left anything."""
         if host in self.totals:
             self._leaves(host, before, after)
+            if host in self.late and after is not None and after.state in EXECUTING:
+                self._violated("I1", f"a guest executes on the machine {host}, which is on for {self.late[host]}")
             here = [m for where, m in self._machines() if where == host and m.state in EXECUTING and not m.tampered]
             if len(here) > 1:
                 self._violated("I1", f"{len(here)} guests execute on the machine {host}")
@@ -122,11 +151,14 @@ class BareMetal:
             self._left.pop(host, None)
         if not runs or ran or after is None or after.group == CLEANING or not after.ours:
             return
-        if after.group not in self._projects:
-            self._projects |= dict(self._rows("SELECT uuid, project FROM groups"))
-        project, left = self._projects.get(after.group, ""), self._left.get(host)
+        project, left = self._project_of(after.group), self._left.get(host)
         if left is not None and left != project and self._several:
             self._violated(
                 "I21", f"a member of project {project} runs on the machine {host}, which holds what {left} left"
             )
         self._left[host] = project
+
+    def _project_of(self, group: str) -> str:
+        if group not in self._projects:
+            self._projects |= dict(self._rows("SELECT uuid, project FROM groups"))
+        return self._projects.get(group, "")

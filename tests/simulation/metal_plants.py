@@ -56,6 +56,20 @@ METAL: tuple[Plant, ...] = (
         theme="metal",
     ),
     one(
+        "what a seat was known by is forgotten with it",
+        "service.store.seats",
+        "        left_seats.keep(connection, row, clock.now(connection))\n",
+        "",
+        theme="metal",
+    ),
+    one(
+        "what an order that came late brought back is not cleaned",
+        "service.store.left_seats",
+        "    if served and served != now:\n",
+        "    if False:\n",
+        theme="metal",
+    ),
+    one(
         "a machine counts as clean once it is off, whatever its guest said",
         ATTEMPT,
         '            return await self._failed("the machine stopped before it had said that it is clean")\n',

@@ -19,6 +19,7 @@ from service.app.groups import GroupLimits, Groups
 from service.app.quarantine import Quarantine
 from service.app.rebalancing import Rebalancing
 from service.app.rolling import Rolls
+from service.app.seats import StoredSeats
 from service.domain.catalog import ModelService
 from service.domain.cleaning import DEADLINE_MS, Wipe
 from service.domain.devices import DeviceRules
@@ -53,6 +54,7 @@ from tests.simulation.driver import FaultyDriver
 from tests.simulation.hosts import CLUSTER
 from tests.simulation.loop import LEASE, PROCESS, Killed, Process
 from tests.simulation.planner import FirstFitPlanner
+from tests.simulation.seated import SeatedDriver
 from tests.simulation.switch import SimulatedSwitch
 from tests.simulation.world import EPOCH_MS, World
 
@@ -180,6 +182,7 @@ class Replica:
         world.note("start", self.process.name)
         self.process.table = {r.name: r.living for r in world.replicas if r.machine == self.machine}
         store = SimulatedStore(world, self.process)
+        self._seats = StoredSeats(store)
         feed = Feed(store)
         planner = FirstFitPlanner(world)
         signals = Signals()
@@ -256,7 +259,11 @@ class Replica:
             await asyncio.sleep(2.0)
 
     def _driver(self, host: Host) -> FaultyDriver:
-        driver = self.drivers[host.uuid] = FaultyDriver(self.world, self.process, self.world.hosts[host.uuid])
+        seated = self.world.theme == "metal" and host.bare_metal
+        kind = SeatedDriver if seated else FaultyDriver
+        driver = self.drivers[host.uuid] = kind(self.world, self.process, self.world.hosts[host.uuid])
+        if isinstance(driver, SeatedDriver):
+            driver.seats = self._seats
         return driver
 
     def _switch(self, bmc: Bmc) -> SimulatedSwitch:
