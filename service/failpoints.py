@@ -46,7 +46,7 @@ NAMES = frozenset({
     "sweep.released", "sweep.clearing", "sweep.deleting_volume",
     # the cleaning of a machine of bare metal
     "clean.beginning", "clean.begun", "clean.creating", "clean.created", "clean.resumed", "clean.removed", "clean.done",
-    "clean.failing",
+    "clean.failing", "clean.again",
     # a fence by a BMC
     "fence.leading", "fence.asking", "fence.asked", "fence.ordering", "fence.ordered", "fence.sent", "fence.proven",
     "fence.done",

@@ -42,17 +42,23 @@ DEADLINE_MS = {Wipe.METADATA: 30 * MINUTE_MS, Wipe.ERASE: 24 * 60 * MINUTE_MS}
 """How long it may take from the commit that begins it, boot included: a large disk is written over for many hours."""
 
 
+MOST_TRIES = 3
+"""So often one attempt boots its machine that stops before it has said that it is clean: one that loses its power in
+the middle, or falls back to off, says nothing of its disks."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cleaning:
     """`served`: whose member was there since it was last cleaned, a project; empty: nobody's. `count`: how often it was
     begun, which numbers the attempts. `until`: by when it is to be over, in ms since the epoch. `reason`: how far it
-    is, or why it failed."""
+    is, or why it failed. `tries`: how often it has stopped in the middle of the present attempt."""
 
     served: str = ""
     state: CleaningState = CleaningState.OPEN
     reason: str = ""
     count: int = 0
     until: int = 0
+    tries: int = 0
 
 
 def cleaner_of(host_uuid: str) -> str:

@@ -11,7 +11,7 @@ from ipaddress import ip_network
 from typing import TypeVar
 
 from service.domain.catalog import Image
-from service.domain.cleaning import CLEANED, CLEANING_GROUP, DOCUMENT, FAILED, Wipe, cleaner_of
+from service.domain.cleaning import CLEANED, CLEANING_GROUP, DOCUMENT, FAILED, MOST_TRIES, Wipe, cleaner_of
 from service.domain.fleet import MEMORY, VCPU
 from service.drivers.base import (
     DriverError,
@@ -117,13 +117,25 @@ class CleaningAttempt:
         if report is not None and report.stage == CLEANED:
             self._clean = report.detail or "its guest says that it is clean"
             return await self._opened(monitor, self._clean)
+        if report is not None and report.stage == FAILED:
+            return await self._failed(report.detail or "its guest says that it cannot be cleaned")
         if not machine.state.executing:
-            return await self._failed("the machine stopped before it had said that it is clean")
+            return await self._stopped(monitor)
         if report is None:
             return False
-        if report.stage == FAILED:
-            return await self._failed(report.detail or "its guest says that it cannot be cleaned")
         await self._told(f"{report.stage}: {report.detail}" if report.detail else report.stage)
+        return False
+
+    async def _stopped(self, monitor: HostMonitor) -> bool:
+        """It is off, and nobody knows how far it came: it boots anew, from the beginning, so often and no more."""
+        again = await self._write(lambda c: steps.stopped(c, self._epoch, self._host_uuid, self._count))
+        if again is None:
+            return True
+        if not again:
+            return await self._failed(f"the machine stopped {MOST_TRIES} times before it had said that it is clean")
+        failpoint("clean.again")
+        logger.warning("host %s stopped before it had said that it is clean, and boots once more", self._host_uuid)
+        await monitor.driver.remove(self._identity, budget_seconds=CALL_SECONDS)
         return False
 
     async def _opened(self, monitor: HostMonitor, how: str) -> bool:

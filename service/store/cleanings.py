@@ -59,6 +59,7 @@ def put(connection: Connection, host: Host, cleaning: Cleaning, now: int) -> Non
         "cleaning_reason": cleaning.reason,
         "cleaning_count": cleaning.count,
         "cleaning_until": cleaning.until,
+        "cleaning_tries": cleaning.tries,
         "generation": _HOSTS.c.generation + 1,
     }
     connection.execute(update(_HOSTS).where(_HOSTS.c.uuid == host.uuid).values(values))

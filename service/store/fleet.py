@@ -366,7 +366,12 @@ def _host(row: Row[Any], known: vectors.Vectors, guests: Mapping[tuple[str, str]
         firmware=row.firmware,
         secure_boot=row.secure_boot,
         cleaning=Cleaning(
-            row.served, CleaningState(row.cleaning), row.cleaning_reason, row.cleaning_count, row.cleaning_until
+            row.served,
+            CleaningState(row.cleaning),
+            row.cleaning_reason,
+            row.cleaning_count,
+            row.cleaning_until,
+            row.cleaning_tries,
         ),
         images=tuple(json.loads(row.images)),
         hypervisor=row.hypervisor or "",

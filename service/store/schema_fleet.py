@@ -75,6 +75,7 @@ hosts = Table(
     Column("cleaning_reason", Text, nullable=False, default="", server_default=""),
     Column("cleaning_count", Integer, nullable=False, default=0, server_default="0"),
     Column("cleaning_until", BigInteger, nullable=False, default=0, server_default="0"),
+    Column("cleaning_tries", Integer, nullable=False, default=0, server_default="0"),
     Column("generation", BigInteger, nullable=False, default=0),
     Column("version", BigInteger, nullable=False, default=1),
     Column("created_at", BigInteger, nullable=False, default=0),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from service.domain.catalog import Image
-from service.domain.cleaning import DEADLINE_MS, Cleaning, CleaningState, Wipe, cleaner_of
+from service.domain.cleaning import DEADLINE_MS, MOST_TRIES, Cleaning, CleaningState, Wipe, cleaner_of
 from service.domain.fleet import Host, HostState, HostStatus, Zone
 from service.errors import NotFound, WrongState
 from service.store import addresses, audit, catalog, cleanings, clock, fencing, fleet, ownership, waiting
@@ -107,6 +107,20 @@ def told(connection: Connection, epoch: int, host_uuid: str, count: int, reason:
     host = _current(connection, epoch, host_uuid, count)
     if host is not None and host.cleaning.reason != reason:
         cleanings.put(connection, host, replace(host.cleaning, reason=reason), clock.now(connection))
+
+
+def stopped(connection: Connection, epoch: int, host_uuid: str, count: int) -> bool | None:
+    """The machine has stopped before it said that it is clean; whether it is booted once more. None: the cleaning is
+    over. Raises NotLeading."""
+    host = _current(connection, epoch, host_uuid, count)
+    if host is None:
+        return None
+    tries = host.cleaning.tries + 1
+    if tries >= MOST_TRIES:
+        return False
+    reason = f"it stopped before it had said that it is clean: boot {tries + 1} of {MOST_TRIES}"
+    cleanings.put(connection, host, replace(host.cleaning, tries=tries, reason=reason), clock.now(connection))
+    return True
 
 
 def done(connection: Connection, epoch: int, host_uuid: str, count: int, how: str) -> bool:

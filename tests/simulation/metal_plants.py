@@ -72,7 +72,7 @@ METAL: tuple[Plant, ...] = (
     one(
         "a machine counts as clean once it is off, whatever its guest said",
         ATTEMPT,
-        '            return await self._failed("the machine stopped before it had said that it is clean")\n',
+        "            return await self._stopped(monitor)\n",
         '            return await self._write(lambda c: steps.done(c, self._epoch, self._host_uuid, self._count, "off"))\n',
         theme="metal",
     ),

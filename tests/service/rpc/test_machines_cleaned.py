@@ -184,7 +184,7 @@ async def test_a_bmc_that_refuses_its_account_is_waited_for(tmp_path: Path, monk
 
 
 NOT_BOOTED = {
-    "stopped before it had said": some(falls__back=1),
+    "stopped 3 times before it had said": some(falls__back=9),
     "did not take what the machine is to boot from": some(insert_ignored=1),
     "does not have the machine start from its drive": some(override_ignored=1),
 }
@@ -207,9 +207,24 @@ async def test_a_machine_that_did_not_boot_what_cleans_it_is_out_of_service_unti
             await soon(unclean)
             assert reason in (await there.cleaning()).reason
             assert there.bmc.cleaned == []
+            there.bmc.faults.clear()
             await there.lab.fleet.CleanHost(fleet_pb2.CleanHostRequest(uuid=there.lab.uuid_of("metal")))
             await soon(there.is_open)
             assert there.bmc.cleaned == ["metadata"]
+
+
+@pytest.mark.parametrize("often", [1, 2])
+async def test_a_machine_that_stops_in_the_middle_of_its_cleaning_boots_again_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, often: int
+) -> None:
+    async with site(tmp_path, monkeypatch) as there:
+        await there.member()
+        there.bmc.resets.clear()
+        there.bmc.faults["falls back"] = often
+        monkeypatch.setattr(cleaning, "GRACE_SECONDS", 0.0)
+        await soon(there.is_open)
+        assert there.bmc.resets == ["On"] * (often + 1) + ["ForceOff"]
+        assert (there.bmc.cleaned, there.bmc.power, there.bmc.image) == (["metadata"], "Off", "")
 
 
 async def test_an_order_that_takes_effect_after_its_group_was_deleted_is_ended_and_its_machine_cleaned_again(
