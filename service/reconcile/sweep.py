@@ -130,8 +130,8 @@ class Sweep:
         failpoint("sweep.compared")
         if self._custody.held:
             return
-        gone = [m for m in machines if fates[m.machine_uuid][0] is Fate.REMOVE]
-        unwanted = {m.machine_uuid: m for m in gone if not _by_hand(monitor.host, here, known, m)}
+        unwanted = {m.machine_uuid: m for m in machines if fates[m.machine_uuid][0] is Fate.REMOVE}
+        unwanted = {key: m for key, m in unwanted.items() if not _by_hand(monitor.host, here, known, m)}
         # What an operator has ordered to be ended stays held, with the order, until it is gone.
         unknown = [
             quarantined(m, fates[m.machine_uuid][1])

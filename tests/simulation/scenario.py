@@ -254,12 +254,7 @@ async def _until_calm(world: World, clients: list[Client]) -> None:
         await asyncio.sleep(1.0)
         if world.observer.found:
             return
-        rest = (
-            world.at_rest.unsettled()
-            or world.metal.unsettled()
-            or world.custodian.strangers()
-            or _unserved(world, clients)
-        )
+        rest = world.unsettled() or world.custodian.strangers() or _unserved(world, clients)
         calm = 0.0 if rest else calm + 1.0
         if world.loop.time() > end:
             for what in rest[:6] or ["it does not stay calm"]:

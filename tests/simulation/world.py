@@ -281,6 +281,10 @@ class World:
             if driver is not None and hears and not self.fault("lost_hint"):
                 driver.hint(subject)
 
+    def unsettled(self) -> list[str]:
+        """What is not at rest yet, in words."""
+        return self.at_rest.unsettled() or self.metal.unsettled()
+
     def guest_stops(self, host: SimulatedMachineHost, uuid: str) -> None:
         """A guest that was asked to stop has done so."""
         machine = host.machines.get(uuid)
