@@ -18,6 +18,7 @@ from placement.packing.knapsack import DenseTable, Pricer
 from placement.packing.labels import LabelPricer
 from placement.packing.min_slack import balanced, min_slack_fill
 from placement.packing.numa import CellPricer
+from placement.packing.side_by_side import side_by_side
 from placement.problem.index import Ints
 from placement.stop import Stop
 
@@ -63,8 +64,10 @@ def fewest_hosts(packing: Packing, policy: Policy, stop: Stop) -> Search:
 
 def _search(packing: Packing, search: Search, known: list[Load], policy: Policy, stop: Stop) -> Search:
     """The stages, each only while the bounds are apart. ``known``: loads to start columns from."""
+    if stop():
+        return search
     search.lower, weights = volume(packing)
-    if search.closed or search.lower > packing.hosts.sum():
+    if stop() or search.closed or search.lower > packing.hosts.sum():
         return search
     tried = list(known)
     best, _, _ = best_fill(packing, weights, search.lower, stop, tried if len(packing.counts) <= POOL_KINDS else None)
@@ -73,10 +76,26 @@ def _search(packing: Packing, search: Search, known: list[Load], policy: Policy,
         if search.loads is None and used_hosts(best) == search.cost:
             search.loads = best
     if not search.closed and packing.cells is None:
+        _fill_side_by_side(packing, search, weights, stop)
+    if not search.closed and packing.cells is None:
         tried.extend(_fill_with_min_slack(packing, search, QUICK, stop))
     if not search.closed and not stop() and policy.rounds:
         _by_columns(packing, search, tried, weights, policy, stop)
     return search
+
+
+def _fill_side_by_side(packing: Packing, search: Search, weights: Ints, stop: Stop) -> None:
+    """On as few hosts as the bound says; where that fails, by halving, on as few as it can be done."""
+    most = search.cost if search.cost is not None else int(packing.hosts.sum()) + 1
+    low, hosts = search.lower - 1, max(1, search.lower)
+    while low + 1 < most and not stop():
+        loads = side_by_side(packing, weights, hosts, stop)
+        if loads is not None:
+            search.offer(loads, used_hosts(loads), "side-by-side")
+            most = min(most, used_hosts(loads))
+        else:
+            low = hosts
+        hosts = min((low + most) // 2, low + 1 + (low - search.lower + 1))
 
 
 def _fill_with_min_slack(packing: Packing, search: Search, coarse: float, stop: Stop) -> list[Load]:

@@ -59,23 +59,27 @@ def fill(
     """
     left = packing.counts.tolist()
     demand = packing.demand.tolist()
-    caps, hosts, group = packing.caps.tolist(), packing.hosts.tolist(), packing.group.tolist()
-    eligible = packing.eligible.tolist()
+    # Of ten thousand classes mostly a hundred are looked at, so each is taken out of the arrays when it comes.
+    rows: dict[int, list[bool]] = {}
     waiting = [kind for kind in order if left[kind]]
     pinned = packing.cells is not None
     loads: list[Load] = []
     used = 0
     for cls in classes:
-        free_hosts = hosts[cls]
-        may = eligible[group[cls]]
+        if stop():
+            return loads, left
+        free_hosts, group = int(packing.hosts[cls]), int(packing.group[cls])
+        if group not in rows:
+            rows[group] = packing.eligible[group].tolist()
+        may, cap = rows[group], packing.caps[cls].tolist()
         while free_hosts and waiting:
             if stop() or (most is not None and used >= most):
                 return loads, left
             mine = [kind for kind in waiting if may[kind]]
             if pinned:
-                pattern = first_fit_cells(packing, cls, caps[cls], demand, left, mine)
+                pattern = first_fit_cells(packing, cls, cap, demand, left, mine)
             else:
-                pattern = _first_fit(caps[cls], demand, left, mine)
+                pattern = _first_fit(cap, demand, left, mine)
             if not pattern:
                 break
             times = min(free_hosts, *(left[kind] // copies for kind, copies in pattern))
@@ -161,6 +165,8 @@ def best_fill(
     fullest: tuple[int, list[Load], list[int]] | None = None
     classes = class_order(packing, weights)
     for order in kind_orders(packing, weights):
+        if fullest is not None and stop():
+            break
         limit = used_hosts(best) - 1 if best is not None else None
         loads, left = fill(packing, order, classes, stop, limit)
         if tried is not None:

@@ -234,7 +234,13 @@ def cell_demand(gang: Gang, number: int) -> Ints:
 def cells_fit(gang: Gang, number: int) -> Bools:
     """bool[H]: hosts with enough NUMA cells that can each give the kind's share."""
     _, cells = gang.index.cells()
-    enough = (cells >= cell_demand(gang, number)).all(axis=2).sum(axis=1)
+    # A cell and a resource at a time: numpy is slow on rows of few columns.
+    enough = np.zeros(len(cells), np.int64)
+    for cell in range(cells.shape[1]):
+        takes = np.ones(len(cells), np.bool_)
+        for column, share in enumerate(cell_demand(gang, number).tolist()):
+            takes &= cells[:, cell, column] >= share
+        enough += takes
     fit: Bools = enough >= gang.kinds[number].sample.cells
     return fit
 

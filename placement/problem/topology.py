@@ -48,8 +48,16 @@ def old_counts(gang: Gang, number: int, domain: Ints, size: int) -> tuple[Ints, 
 def _count(gang: Gang, rule: Constraint, domain: Ints, size: int) -> tuple[Ints, Ints]:
     first, second = np.zeros(size, np.int64), np.zeros(size, np.int64)
     staying = gang.request.staying
+    # Strangers with the same labels play the same part, and there are few kinds of them.
+    strangers: dict[tuple[tuple[str, str], ...], int] = {}
     for row, member in _concerned(gang, rule):
-        part = part_of(rule, member.id, member.labels, member.id in staying)
+        if member.id in staying:
+            part = part_of(rule, member.id, member.labels, True)
+        else:
+            labels = tuple(member.labels.items())
+            if labels not in strangers:
+                strangers[labels] = part_of(rule, member.id, member.labels, False)
+            part = strangers[labels]
         if part == FIRST:
             first[domain[row]] += 1
         elif part == SECOND:

@@ -204,6 +204,8 @@ def _relaxation(
     gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, incumbent: Incumbent
 ) -> tuple[Reduction, list[Load]] | None:
     """Bounds without the open rules; its loads are where a layout starts."""
+    if stop():
+        return None
     reduction = reduce(gang)
     search = fewest(reduction, policy, stop)
     if search.lower > int(reduction.packing.hosts.sum()):
@@ -211,9 +213,9 @@ def _relaxation(
         return None
     least = {Term.HOSTS: search.lower}
     if Term.SQUARES in OBJECTIVES[strategy].terms:
-        least[Term.SQUARES] = spread_bound(gang)
+        least[Term.SQUARES] = spread_bound(gang, stop)
     if Term.RACKS in OBJECTIVES[strategy].terms:
-        least[Term.RACKS] = racks_needed(gang)
+        least[Term.RACKS] = racks_needed(gang, stop)
     if Term.VALUE_LOST in OBJECTIVES[strategy].terms:
         value = room_value(gang)
         least[Term.VALUE_LOST] = value.least_lost(sizes_for(gang, value.names), gang.counts)

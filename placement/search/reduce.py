@@ -26,7 +26,7 @@ import numpy as np
 
 from placement.constraints import Apart, AtMost, Near, Prefer, Scope, SpareHosts, SpreadOver, Together, Within
 from placement.model import Strategy
-from placement.packing.instance import Load, Packing, classes_of
+from placement.packing.instance import Cells, Load, Packing, classes_of
 from placement.packing.numa import in_cells, in_parts, pair_cells
 from placement.problem.gang import (
     FIRST,
@@ -102,9 +102,8 @@ def reduce(gang: Gang, value: RoomValue | None = None, only: Bools | None = None
     the value of what stays free is a function of the class. ``only``: bool[H] hosts that may be used at all.
     ``partial``: some of the gang may be left out, so that nothing is bundled.
     """
-    rules = gang.request.constraints
-    tallies = [Tally.start(gang, number) for number in range(len(rules))]
-    played = [{kind.parts[number] for kind in gang.kinds} for number in range(len(rules))]
+    rules = _Rules.of(gang, partial)
+    tallies, played, bundles = rules.tallies, rules.played, rules.bundles
     masks: dict[object, Bools] = {}
     keys = []
     for kind in gang.kinds:
@@ -117,29 +116,66 @@ def reduce(gang: Gang, value: RoomValue | None = None, only: Bools | None = None
                 if part:
                     mask = mask & _may_host(tallies[number], part, SECOND in played[number])
             masks[key] = mask
-    bundles, bundled = _bundles(gang, [] if partial else tallies)
-    limits = [number for number, tally in enumerate(tallies) if _is_limit(tally) and not _never_missed(tally)]
-    settled = bundled | gang.settled | {number for number in limits if _on_hosts(tallies[number])}
     counts = np.array([1 if len(b) > 1 or b[0][1] > 1 else gang.counts[b[0][0]] for b in bundles], np.int64)
-    demand, free = _dimensions(gang, tallies, limits, bundles)
+    demand, free = _dimensions(gang, tallies, rules.limits, bundles)
     unit = np.zeros(demand.shape[1], np.int64)
     if value is not None:
         demand, free, unit = _valued(gang, value, demand, free, bundles)
     group, eligible = _groups([_joint(masks, keys, bundle) for bundle in bundles], len(gang.index.hosts))
-    open_rules = tuple(
-        number
-        for number, tally in enumerate(tallies)
-        if number not in settled and not _absorbed(tally, played[number], partial)
-    )
-    pinned = any(_bound(gang, number) for number in range(len(gang.kinds)))
     cells = None
-    if pinned and wants_parts(gang):
+    if rules.pinned and wants_parts(gang):
         demand, free, unit = _seated(gang, demand, free, unit, bundles)
-        pinned = not counted_by_seats(gang)
-    elif pinned and value is None and demand.shape[1] == len(gang.names) and len(bundles) == len(gang.kinds):
-        cells = pair_cells(gang)
+    elif rules.pinned and value is None:
+        cells = rules.cells()
     packing = classes_of(free, demand, counts, group, eligible, unit, cells)
-    return Reduction(gang, bundles, packing, open_rules, pinned and cells is None)
+    return Reduction(gang, bundles, packing, rules.open_rules, rules.pinned_by(cells))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rules:
+    """What becomes of a gang's rules, before anything is said of its hosts. ``played``: which parts kinds play in each;
+    ``limits``: numbers of the rules that become dimensions."""
+
+    gang: Gang
+    tallies: list[Tally]
+    played: list[set[int]]
+    bundles: Bundles
+    limits: list[int]
+    open_rules: tuple[int, ...]
+    pinned: bool
+
+    @classmethod
+    def of(cls, gang: Gang, partial: bool = False) -> _Rules:
+        tallies = [Tally.start(gang, number) for number in range(len(gang.request.constraints))]
+        played = [{kind.parts[number] for kind in gang.kinds} for number in range(len(tallies))]
+        bundles, bundled = _bundles(gang, [] if partial else tallies)
+        limits = [number for number, tally in enumerate(tallies) if _is_limit(tally) and not _never_missed(tally)]
+        settled = bundled | gang.settled | {number for number in limits if _on_hosts(tallies[number])}
+        open_rules = tuple(
+            number
+            for number, tally in enumerate(tallies)
+            if number not in settled and not _absorbed(tally, played[number], partial)
+        )
+        pinned = any(_bound(gang, number) for number in range(len(gang.kinds)))
+        return cls(gang, tallies, played, bundles, limits, open_rules, pinned)
+
+    def cells(self) -> Cells | None:
+        """The hosts' NUMA cells where a packing can hold them."""
+        plain = bool(self.gang.names) and not self.limits and len(self.bundles) == len(self.gang.kinds)
+        return pair_cells(self.gang) if plain else None
+
+    def pinned_by(self, cells: Cells | None) -> bool:
+        """Whether some kind asks for parts of hosts in a way that a packing with these cells cannot hold."""
+        if self.pinned and wants_parts(self.gang):
+            return not counted_by_seats(self.gang)
+        return self.pinned and cells is None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the packing is the whole problem; asked without making it."""
+        if self.open_rules:
+            return False
+        return not self.pinned_by(None if not self.pinned or wants_parts(self.gang) else self.cells())
 
 
 def _bound(gang: Gang, kind: int) -> bool:
@@ -150,10 +186,10 @@ def _bound(gang: Gang, kind: int) -> bool:
 def needs_rules(gang: Gang) -> bool:
     """Whether some rule, NUMA request or device may stay open, so that the packing alone does not settle the gang."""
     if wants_parts(gang):
-        return not reduce(gang).exact
+        return not _Rules.of(gang).exact
     if any(kind.sample.cells for kind in gang.kinds):
-        return gang.request.strategy is not Strategy.FEWEST_HOSTS or not reduce(gang).exact
-    return bool(gang.request.constraints) and not reduce(gang).exact
+        return gang.request.strategy is not Strategy.FEWEST_HOSTS or not _Rules.of(gang).exact
+    return bool(gang.request.constraints) and not _Rules.of(gang).exact
 
 
 def _joint(masks: dict[object, Bools], keys: Sequence[object], bundle: tuple[tuple[int, int], ...]) -> Bools:

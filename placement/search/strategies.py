@@ -55,7 +55,18 @@ def fewest(reduction: Reduction, policy: Policy, stop: Stop) -> Search:
     return total
 
 
-STAGES = ("empty", "volume", "funnel", "feasible", "greedy", "min-slack", "columns", "dive", "restricted-master")
+STAGES = (
+    "empty",
+    "volume",
+    "funnel",
+    "feasible",
+    "greedy",
+    "side-by-side",
+    "min-slack",
+    "columns",
+    "dive",
+    "restricted-master",
+)
 
 
 def widened(load: Load, kinds: Ints, classes: Ints, size: int) -> Load:
@@ -111,8 +122,9 @@ def by_lost_value(gang: Gang, policy: Policy, stop: Stop) -> Incumbent:
 
 def by_spread(gang: Gang, policy: Policy, stop: Stop) -> Incumbent:
     """Spread: node by node to the emptiest host; the bound fills all hosts evenly like water."""
-    incumbent = Incumbent(lower=spread_bound(gang), stage="greedy")
+    incumbent = Incumbent(stage="greedy")
     incumbent.offer_state(gang, Strategy.SPREAD, greedy(gang, Strategy.SPREAD, stop), "greedy")
+    incumbent.lower = spread_bound(gang, stop)
     if incumbent.landed is None:
         feasible = by_fewest(gang, policy, stop)
         if feasible.landed is None:
@@ -121,9 +133,9 @@ def by_spread(gang: Gang, policy: Policy, stop: Stop) -> Incumbent:
     return incumbent
 
 
-def spread_bound(gang: Gang) -> int:
+def spread_bound(gang: Gang, stop: Stop) -> int:
     """The least sum of squares if each host could take every kind up to its own limit, whatever else it holds."""
-    most = _most_copies(gang)
+    most = _most_copies(gang, stop)
     few = [tally for tally in _of_all(gang) if isinstance(tally.rule, Within)]
     left, level, total = gang.size, 0, 0
     while left > 0 and (open_hosts := _open_hosts(most > level, few)):
@@ -134,10 +146,14 @@ def spread_bound(gang: Gang) -> int:
     return total
 
 
-def _most_copies(gang: Gang) -> Ints:
-    """int64[H]: how many of the gang's nodes a host takes at most, each kind by itself."""
+def _most_copies(gang: Gang, stop: Stop) -> Ints:
+    """int64[H]: how many of the gang's nodes a host takes at most, each kind by itself; kinds that are left once the
+    stop is heard are taken by every host."""
     most = np.zeros(len(gang.index.hosts), np.int64)
     for number in range(len(gang.kinds)):
+        if stop():
+            most += int(gang.counts[number:].sum())
+            break
         fits = fitting_hosts(gang, number)
         copies = np.full(len(most), gang.size, np.int64)
         for d in range(len(gang.names)):
@@ -273,10 +289,10 @@ def _racks_needed(gang: Gang, room: Ints) -> int:
     return max(1, volume(racks)[0])
 
 
-def racks_needed(gang: Gang) -> int:
+def racks_needed(gang: Gang, stop: Stop) -> int:
     """A lower bound on racks: by their room, by their seats, and by rules that ask for so many."""
     rack = gang.index.rack
-    seats = np.bincount(rack, weights=_most_copies(gang), minlength=len(gang.index.racks)).astype(np.int64)
+    seats = np.bincount(rack, weights=_most_copies(gang, stop), minlength=len(gang.index.racks)).astype(np.int64)
     asked = 1
     for tally in _of_all(gang):
         if isinstance(tally.rule, AtMost) and tally.rule.scope is Scope.RACK:

@@ -8,7 +8,7 @@ from placement.engine import place
 from placement.model import Status, Strategy
 from placement.problem.index import index_of
 from tests.placement.test_deadlines import Deadline, decided
-from tests.placement.wild import FAMILIES, all_differ, everything
+from tests.placement.wild import FAMILIES, Build, all_differ, everything, sockets, ten_resources
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,3 +30,20 @@ def test_four_hundred_hosts_are_answered_with_a_placement() -> None:
     snapshot, request = everything(400, Strategy.LEAST_LOST_VALUE, 1)
     index_of(snapshot).parts()
     assert decided(snapshot, request, 4.0).status is Status.PLACED
+
+
+@pytest.mark.parametrize(
+    ("build", "strategy"),
+    [
+        (everything, Strategy.LEAST_LOST_VALUE),
+        (everything, Strategy.CLOSE),
+        (sockets, Strategy.FEWEST_HOSTS),
+        (ten_resources, Strategy.SPREAD),
+    ],
+)
+@pytest.mark.parametrize("seconds", [0.05, 0.2])
+def test_little_time_for_ten_thousand_hosts_is_kept_as_well(build: Build, strategy: Strategy, seconds: float) -> None:
+    snapshot, request = build(10_000, strategy, 1)
+    index_of(snapshot).parts()
+    index_of(snapshot).table()
+    assert decided(snapshot, request, seconds).status in (Status.PLACED, Status.UNKNOWN)
