@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 from placement.engine import DEFAULT, place
 from placement.model import Decision, InvalidPlacementInput, Policy, Proof, Request, Snapshot, Status, left
@@ -20,6 +21,9 @@ from placement.stop import Stop, never
 
 MOST_SPARED = 24
 """So many groups of a cover are tried to be kept, the dearest first."""
+MOST_GROUPS, MOST_SETS = 12, 64
+"""Of so many groups the sets that the bound leaves open are tried one after another, up to so many: rules between
+nodes, such as how many a rack may hold, are not in the bound."""
 
 
 def evict(
@@ -75,7 +79,7 @@ class _Search:
                 dear = self._plan(self._cover(may, whole=True)[1], may, found.lower)
                 plan = dear if dear is not None and _worth(dear) < _worth(plan) else plan
             if plan is not None:
-                return plan
+                return plan if plan.proof is Proof.OPTIMAL else self._proven(plan, may)
             undecided = True
             if self.stop():
                 break
@@ -117,6 +121,11 @@ class _Search:
 
     def _without(self, chosen: frozenset[int]) -> Decision | None:
         """Where the gang goes once these groups are gone; None where it was not placed."""
+        decision = self._placed(chosen)
+        return decision if decision.status is Status.PLACED else None
+
+    def _placed(self, chosen: frozenset[int]) -> Decision:
+        """What is decided of the gang once these groups are gone."""
         gone = {node.id for number in chosen for node in self.leaving[number].nodes}
         changed = []
         for host in self.fleet.snapshot.hosts:
@@ -126,8 +135,30 @@ class _Search:
                     emptied = left(emptied, member)
             if emptied is not host:
                 changed.append(emptied)
-        decision = place(self.fleet.snapshot.updated(tuple(changed)), self.fleet.request, self.policy, self.stop)
-        return decision if decision.status is Status.PLACED else None
+        return place(self.fleet.snapshot.updated(tuple(changed)), self.fleet.request, self.policy, self.stop)
+
+    def _proven(self, plan: Evictions, may: frozenset[int]) -> Evictions:
+        """The cheapest set of all, or the plan with the cost of the first set of which it could not be said that the
+        gang does not fit without it. Cheapest first, from the bound on."""
+        if len(may) > MOST_GROUPS or plan.cost is None or plan.lower_bound is None:
+            return plan
+        costs = [
+            (sum(self.leaving[number].cost for number in some), some)
+            for size in range(len(may) + 1)
+            for some in combinations(sorted(may), size)
+        ]
+        open_sets = sorted(one for one in costs if plan.lower_bound <= one[0] < plan.cost)
+        for cost, some in open_sets[:MOST_SETS]:
+            if self.stop():
+                return replace(plan, lower_bound=cost, stopped=True)
+            decision = self._placed(frozenset(some))
+            if decision.status is Status.PLACED:
+                return replace(plan, gone=some, placed=decision, cost=cost, lower_bound=cost, proof=Proof.OPTIMAL)
+            if decision.status is not Status.INFEASIBLE:
+                return replace(plan, lower_bound=cost)
+        if len(open_sets) > MOST_SETS:
+            return replace(plan, lower_bound=open_sets[MOST_SETS][0])
+        return replace(plan, lower_bound=plan.cost, proof=Proof.OPTIMAL)
 
     def _spared(self, chosen: frozenset[int], placed: Decision, lower: int) -> Evictions:
         """The plan without the groups that need not go after all."""

@@ -32,6 +32,15 @@ def test_four_hundred_hosts_are_answered_with_a_placement() -> None:
     assert decided(snapshot, request, 4.0).status is Status.PLACED
 
 
+@pytest.mark.parametrize("strategy", [Strategy.LEAST_LOST_VALUE, Strategy.FEWEST_HOSTS])
+@pytest.mark.parametrize("size", [1000, 10_000])
+def test_where_all_hosts_differ_the_bound_is_within_two_percent(size: int, strategy: Strategy) -> None:
+    for seed in range(2):
+        decision = decided(*all_differ(size, strategy, seed), 2.0)
+        assert decision.gap is not None
+        assert decision.gap <= 0.02
+
+
 @pytest.mark.parametrize(
     ("build", "strategy"),
     [

@@ -6,6 +6,8 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import combinations
 
 import pytest
 
@@ -14,11 +16,15 @@ from placement.engine import place
 from placement.model import Host, Member, Node, Proof, Request, Snapshot, Status, joined
 from placement.modes.answered import answered
 from placement.modes.drain import Leaving, drain
+from placement.modes.evict import evict
+from placement.modes.evict_check import check_evictions
 from placement.modes.make_room import make_room
+from placement.modes.moves import Leaving as Evicted
 from placement.modes.moves import Move, Neighbours
 from placement.modes.plans import Goal, Limits
 from placement.modes.rebalance import rebalance
 from placement.modes.roll import roll
+from tests.placement.modes.test_evict import without
 
 SEEDS = 25
 
@@ -176,3 +182,48 @@ def test_it_holds_for_all_once_room_was_made() -> None:
             assert least_left(snapshot, where, group) >= left
         made += 1
     assert made >= 10
+
+
+def test_it_holds_for_the_group_and_for_all_who_stay_once_others_were_evicted() -> None:
+    """Compared with every set of groups: none that is cheaper makes room so that the rule holds."""
+    made = proven = 0
+    for seed in range(2 * SEEDS):
+        snapshot, groups, kept = fleet(seed)
+        going = [Evicted(group.nodes, 1 + (seed + 3 * n) % 4, n % 2) for n, group in enumerate(groups)]
+        size = 1 + seed % 2 + sum(1 for host in snapshot.hosts if not host.members)
+        left = min(size - 1, size // 2 + 1)
+        new = Request((Node("new", {"cpu": 8}, count=size),))
+        new = replace(new, constraints=(AtMost(limit=size - left, scope=Scope.RACK),))
+        plan = evict(snapshot, new, going)
+        assert not check_evictions(snapshot, new, going, plan)
+        sets = {
+            gone: place(without(snapshot, going, gone), new).status is Status.PLACED
+            for count in range(len(going) + 1)
+            for gone in combinations(range(len(going)), count)
+        }
+        if plan.status is not Status.PLACED:
+            assert plan.status is not Status.INFEASIBLE or not any(sets.values())
+            continue
+        level = max((going[n].level for n in plan.gone), default=-1)
+        enough = [gone for gone, fits in sets.items() if fits]
+        best = min(cost_of(going, gone) for gone in enough if all(going[n].level <= level for n in gone))
+        assert plan.placed is not None
+        assert plan.cost is not None
+        assert plan.lower_bound is not None
+        assert plan.lower_bound <= best <= plan.cost
+        if plan.proof is Proof.OPTIMAL:
+            assert plan.cost == best
+        proven += plan.proof is Proof.OPTIMAL
+        rack = {host.id: host.rack_key for host in snapshot.hosts}
+        landed = Counter(rack[one.host] for one in plan.placed.assignments)
+        assert size - max(landed.values()) >= left
+        where = seats(snapshot)
+        for number, (group, least) in enumerate(zip(groups, kept, strict=True)):
+            assert number in plan.gone or least_left(snapshot, where, group) >= least
+        made += bool(plan.gone)
+    assert made >= 10
+    assert proven >= made * 9 // 10
+
+
+def cost_of(groups: Sequence[Evicted], gone: Iterable[int]) -> int:
+    return sum(groups[n].cost for n in gone)
