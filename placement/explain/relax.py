@@ -110,7 +110,7 @@ def on_empty_fleet(gang: Gang, reopened: bool, own_stay: bool) -> Gang:
             own = tuple(member for member in host.members if member.id in staying)
             hosts[row] = _emptied(host, own)
             for member in own:
-                free[row] -= [member.demand.get(name, 0) for name in index.resources]
+                free[row] -= np.array([member.demand.get(name, 0) for name in index.resources], np.int64)
             if own:
                 inhabited.append(row)
     everywhere = np.ones_like(index.schedulable)

@@ -21,6 +21,7 @@ from placement.problem.index import index_of
 from placement.problem.scoring import free_for, room_value
 from placement.search.greedy import greedy
 from tests.bench import placement_cases as cases
+from tests.bench import placement_report as report
 from tests.bench.placement_report import QUIET, Case, Row, decide
 from tests.placement import hostile, wild
 
@@ -34,13 +35,18 @@ def differing(hosts: int, seeds: int) -> list[Row]:
     """Hosts that all differ and 400 sizes: when the first answer is there, and how good it is after a second."""
     rows = []
     for strategy in BOTH:
-        row = Row(f"{hosts:,} hosts that all differ, 400 sizes, {strategy.value}", "first in 200 ms, gap <= 2 % in 1 s")
+        row = Row(
+            f"{hosts:,} hosts that all differ, 400 sizes, {strategy.value}",
+            "first in 200 ms, gap <= 2 % in 1 s",
+            (report.gap(0.02), report.figure("first after ms", most=200)),
+        )
         first = []
         for seed in range(seeds):
             case = wild.all_differ(hosts, strategy, seed)
             decision, cpu, wall = decide(case, 1.0)
             row.add(decision, cpu, wall)
             first.append(first_answer(case))
+        row.figures["first after ms"] = [max(ms or 10_000 for ms in first)]
         told = ", ".join(sorted({f"{ms} ms" if ms else "none in 1 s" for ms in first}))
         row.notes.append(f"first answer there after {told}")
         rows.append(row)
@@ -64,7 +70,11 @@ def families(sizes: Sequence[int], drawn: int) -> list[Row]:
             strategy = BOTH[(drawn + number) % 2]
             made.append((f"{name}, {hosts:,} hosts", partial(wild.FAMILIES[name], hosts, strategy, drawn)))
     made += [(name, partial(hostile.CASES[name], Strategy.FEWEST_HOSTS)) for name in OWN]
-    row = Row(f"{len(SIZED) + len(OWN)} families, half a second", "late by <= 50 ms, an answer where greedy has one")
+    row = Row(
+        f"{len(SIZED) + len(OWN)} families, half a second",
+        "late by <= 50 ms, an answer where greedy has one",
+        (report.figure("latest ms", most=50), report.figure("without an answer", most=0)),
+    )
     late: list[tuple[float, str]] = []
     without: list[str] = []
     for name, build in made:
@@ -75,6 +85,7 @@ def families(sizes: Sequence[int], drawn: int) -> list[Row]:
         if decision.status is not Status.PLACED and greedy_has_one(case):
             without.append(name)
     worst = sorted(late, reverse=True)[:3]
+    row.figures["latest ms"], row.figures["without an answer"] = [worst[0][0]], [float(len(without))]
     row.notes.append(f"drawn from {drawn}")
     row.notes.append("latest " + ", ".join(f"{name} {max(0, ms):.0f} ms" for ms, name in worst))
     row.notes.append(f"no answer where greedy has one: {', '.join(without) or 'nowhere'}")
@@ -110,7 +121,7 @@ def random_cuts(hosts: int, cuts: int, seed: int) -> Case:
 
 def cuts(seeds: int) -> list[Row]:
     """Zero slack where no two pieces are alike."""
-    row = Row("zero slack, 40 to 150 hosts, 200 random cuts", "placed in 2 s")
+    row = Row("zero slack, 40 to 150 hosts, 200 random cuts", "placed in 2 s", (report.placed,))
     for seed in range(seeds):
         row.add(*decide(random_cuts((40, 80, 150)[seed % 3], 200, seed), 2.0))
     return [row]
@@ -118,7 +129,7 @@ def cuts(seeds: int) -> list[Row]:
 
 def survive(seeds: int) -> list[Row]:
     """A gang of which, whichever rack is lost, three quarters are left."""
-    row = Row("10,000 x 200, any rack may be lost", "proven, <= 100 ms")
+    row = Row("10,000 x 200, any rack may be lost", "proven, <= 100 ms", (report.proven(), report.p99(100)))
     for seed in range(seeds):
         snapshot, request = cases.fleet(10_000, seed), cases.gang(200, seed)
         row.add(*decide((snapshot, replace(request, constraints=(AtMost(limit=50, scope=Scope.RACK),)))))
@@ -130,13 +141,18 @@ def singles(nodes: int) -> list[Row]:
     """Single nodes one after another on 10,000 hosts, the fleet kept current, beside a plain best fit on arrays."""
     rows = []
     for strategy in (*BOTH, Strategy.SPREAD):
-        row = Row(f"single nodes, 10,000 hosts, {strategy.value}", "1,000 a CPU second, p99 <= 3 ms")
+        row = Row(
+            f"single nodes, 10,000 hosts, {strategy.value}",
+            "1,000 a CPU second, p99 <= 3 ms",
+            (report.figure("a CPU second", least=1000), report.p99(3)),
+        )
         snapshot = cases.fleet(10_000, 0)
         flavours = tuple(Flavour({"cpu": cpu, "memory": gib * cases.GIB}) for cpu, gib in cases.FLAVOURS)
         snapshot = Snapshot(snapshot.hosts, flavours)
         asked = [replace(node, count=1) for node in cases.gang(nodes, 0).nodes]
         place(snapshot, Request((asked[0],), strategy), QUIET)
         spent, placed = _one_by_one(snapshot, asked, strategy, row)
+        row.figures["a CPU second"] = [placed / spent]
         row.notes.append(f"{placed / spent:,.0f} a CPU second, the fleet kept current in it")
         if strategy is Strategy.LEAST_LOST_VALUE:
             other, of = _best_fit(snapshot, asked)

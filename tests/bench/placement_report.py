@@ -9,7 +9,7 @@ import gc
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,24 +27,69 @@ SIZES = (100, 300, 1000, 3000, 10_000, 20_000)
 GANGS = ((50, ":"), (200, "-"), (1000, "--"))
 
 HEAD = (
-    "| case | to reach | p50 CPU ms | p99 CPU ms | p50 wall ms | p99 wall ms | placed | proven "
+    "| case | to reach | reached | p50 CPU ms | p99 CPU ms | p50 wall ms | p99 wall ms | placed | proven "
     "| hosts beyond ours, notes |\n"
-    "|---|---|---|---|---|---|---|---|---|"
+    "|---|---|---|---|---|---|---|---|---|---|"
 )
+
+
+Aim = Callable[["Row"], str]
+"""What a row misses of one aim, in words; empty where it is reached."""
+
+
+def p99(most_ms: float) -> Aim:
+    """The 99th percentile of CPU time."""
+    return lambda row: _above(float(np.percentile(row.cpu_ms, 99)), most_ms, "p99 {:.1f} ms")
+
+
+def proven(share: float = 1.0) -> Aim:
+    """So many decisions are proven."""
+    return lambda row: "" if row.proven >= share * len(row.cpu_ms) else f"proven {row.proven} of {len(row.cpu_ms)}"
+
+
+def placed(row: Row) -> str:
+    """All are placed."""
+    return "" if row.placed == len(row.cpu_ms) else f"placed {row.placed} of {len(row.cpu_ms)}"
+
+
+def gap(share: float) -> Aim:
+    """No gap is wider, and each case has one."""
+    return lambda row: (
+        _above(100 * max(row.gaps), 100 * share, "gap {:.2f} %")
+        if len(row.gaps) == len(row.cpu_ms)
+        else f"no bound for {len(row.cpu_ms) - len(row.gaps)}"
+    )
+
+
+def figure(name: str, least: float | None = None, most: float | None = None) -> Aim:
+    """The mean of a row's own figure."""
+
+    def missed(row: Row) -> str:
+        value = float(np.mean(row.figures[name]))
+        low, high = least is not None and value < least, most is not None and value > most
+        return f"{name} {value:,.1f}" if low or high else ""
+
+    return missed
+
+
+def _above(value: float, most: float, told: str) -> str:
+    return told.format(value) if value > most else ""
 
 
 @dataclass
 class Row:
-    """One line of the table."""
+    """One line of the table. ``aims``: what is to be reached; without, the row is there to compare with."""
 
     name: str
     figure: str
+    aims: tuple[Aim, ...] = ()
     cpu_ms: list[float] = field(default_factory=list)
     wall_ms: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     proven: int = 0
     placed: int = 0
     extra: dict[str, list[float]] = field(default_factory=dict)
+    figures: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def add(self, decision: Decision, cpu: float, wall: float) -> None:
@@ -56,17 +101,25 @@ class Row:
         if decision.gap is not None:
             self.gaps.append(decision.gap)
 
+    def verdict(self) -> str:
+        """Whether its aims are reached, and by how much not."""
+        if not self.aims or not (self.cpu_ms or self.figures):
+            return "-"
+        missed = [told for aim in self.aims if (told := aim(self))]
+        return f"missed: {', '.join(missed)}" if missed else "reached"
+
     def line(self) -> str:
         """The row in Markdown."""
         n = len(self.cpu_ms)
+        head = f"| {self.name} | {self.figure} | {self.verdict()} |"
         if not n:
-            return f"| {self.name} | {self.figure} | - | - | - | - | - | - | {'; '.join(self.notes)} |"
+            return f"{head} - | - | - | - | - | - | {'; '.join(self.notes)} |"
         times = [f"{value:.1f}" for spent in (self.cpu_ms, self.wall_ms) for value in np.percentile(spent, [50, 99])]
-        gap = f"{100 * max(self.gaps):.2f} %" if self.gaps else "-"
+        widest = f"{100 * max(self.gaps):.2f} %" if self.gaps else "-"
         more = [f"{name} {np.mean(values):+.1f} %" for name, values in self.extra.items() if values]
         return (
-            f"| {self.name} | {self.figure} | {' | '.join(times)} | {self.placed}/{n} | "
-            f"{self.proven}/{n}, gap {gap} | {'; '.join(more + self.notes)} |"
+            f"{head} {' | '.join(times)} | {self.placed}/{n} | "
+            f"{self.proven}/{n}, gap {widest} | {'; '.join(more + self.notes)} |"
         )
 
 

@@ -144,3 +144,12 @@ def test_what_might_hold_together_is_not_called_a_conflict() -> None:
     assert decision.status is Status.INFEASIBLE
     assert decision.explanation is not None
     assert decision.explanation.conflict == (Family.ZONE, Family.CAPACITY)
+
+
+def test_what_does_not_fit_on_hosts_without_any_resource_is_explained() -> None:
+    host = Host("h", "west", {}, members=(Member("own"),))
+    request = Request((Node("n", {}, "east"),), staying={"own": "h"})
+    decision = decided(Snapshot((host,)), request)
+    assert decision.status is Status.INFEASIBLE
+    assert decision.explanation is not None
+    assert decision.explanation.conflict == (Family.ZONE,)
