@@ -440,6 +440,7 @@ class Group(Explained):
     updated_at: int = 0
     cause: str = ""
     cause_of: str = ""
+    others: tuple[Instance, ...] = field(default=(), compare=False, repr=False)  # of one gang alone: the other's
 
     @property
     def updating(self) -> bool:

@@ -76,11 +76,13 @@ def let_loose(group: str, network: Network) -> Isolation:
 
 
 def isolation_of(group: Group, zone: Zone, zones: Mapping[str, Zone]) -> Isolation | None:
-    """What holds for the group's members in the zone; None where nothing is held to."""
+    """What holds for the group's members in the zone, those of both gangs where there are two: a host may have some of
+    each. None where nothing is held to."""
     if not isolates(zone.network):
         return None
     six = ":" in zone.network.subnet
-    members = [m for m in group.instances if m.status is not InstanceStatus.REMOVED and _addressed(m, six)]
+    fellows = (*group.instances, *group.others)
+    members = [m for m in fellows if m.status is not InstanceStatus.REMOVED and _addressed(m, six)]
     own = group.endpoint
     lent = own is not None and own.zone_uuid == zone.uuid
     heads = [m for m in members if lent and m.rank == 0 and own is not None and m.address != own.address]

@@ -60,7 +60,9 @@ _UNMADE = (S.PENDING, S.CLAIMED, S.CREATING, S.STOPPED)
 
 def first(group: Group) -> Group:
     """The gang whose answers the group's are, as a group."""
-    return replace(group, instances=group.serving) if _two(group) else group
+    if not _two(group):
+        return group
+    return replace(group, instances=group.serving, others=tuple(m for m in group.instances if m.beside))
 
 
 def second(group: Group) -> Group | None:
@@ -69,7 +71,8 @@ def second(group: Group) -> Group | None:
     if update is None or update.gang is None:
         return None
     own = {name: getattr(update.gang, name) for name in _OWN}
-    return replace(group, instances=tuple(m for m in group.instances if m.beside), room=None, waiting=None, **own)
+    beside = tuple(m for m in group.instances if m.beside)
+    return replace(group, instances=beside, others=group.serving, room=None, waiting=None, **own)
 
 
 def gangs(group: Group) -> tuple[Group, ...]:
@@ -132,7 +135,7 @@ def _whole(one: Group, two: Group) -> Group:
         one = replace(one, status=public_status(one))
     members = sorted((*one.instances, *(replace(m, beside=True) for m in two.instances)), key=_order)
     assert one.update is not None
-    return replace(one, instances=tuple(members), update=replace(one.update, gang=gang))
+    return replace(one, instances=tuple(members), others=(), update=replace(one.update, gang=gang))
 
 
 def _order(member: Instance) -> tuple[bool, int]:
@@ -213,7 +216,7 @@ def _ended(stage: UpdateStage) -> Callable[[Group, int], Group]:
     def end(group: Group, now: int) -> Group:
         assert group.update is not None
         failure = group.update.failure
-        one = replace(first(group), update=replace(group.update, stage=stage, gang=None, ended_at=now))
+        one = replace(first(group), others=(), update=replace(group.update, stage=stage, gang=None, ended_at=now))
         if failure is not None:
             one = replace(one, failure=failure, reason=failure.message)
         return settle(one, now)

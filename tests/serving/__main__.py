@@ -23,7 +23,7 @@ from corral.v1 import group_pb2
 
 from tests.lab.fleet import Lab
 from tests.lab.requirements import why_not
-from tests.serving import boots, checks, cloud_disk, link_staging, update
+from tests.serving import boots, checks, cloud_disk, hard_times, link_staging, update
 from tests.serving.harm import FAULTS, Fault, Harm
 from tests.serving.llama import Engine, build
 from tests.serving.observer import Observer
@@ -180,6 +180,8 @@ def run(place: Site, options: argparse.Namespace, table: Table, *, has_cloud: bo
         hurt(place, options.only.split(",") if options.only else [], table)
     if "checks" in parts:
         looked_at(place, table)
+    if "hard" in parts:
+        in_hard_times(place, options.busy, table)
     if "update" in parts:
         updated(place, table)
     if has_cloud:
@@ -236,6 +238,19 @@ def looked_at(place: Site, table: Table) -> None:
             table.wrong(f"{name}: {what}")
 
 
+def in_hard_times(place: Site, seconds: float, table: Table) -> None:
+    """Everything of `hard_times.py`."""
+    group, _ = boots.deployed(place)
+    busy, how = hard_times.restarted_for_being_busy(place, group, seconds)
+    past, gone = hard_times.answered_from_the_past(place, group)
+    place.corral.delete(group.uuid)
+    found = {how: busy, f"a member from the past answers nobody (gone {gone:.1f} s after its host was reached)": past}
+    for name, violations in found.items():
+        table.tell(f"  load {_load()}: {name}: {len(violations)} violations")
+        for what in violations:
+            table.wrong(f"{name}: {what}")
+
+
 def updated(place: Site, table: Table) -> None:
     """By a surge, and by one in whose middle the service is killed."""
     group, _ = boots.deployed(place, update.SIZE)
@@ -258,8 +273,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.serving", description=__doc__)
     parser.add_argument("--small", action="store_true", help="the small head instead of llama.cpp's own server")
     parser.add_argument("--boots", type=int, default=5, help="how often a deploy is timed beside one by hand")
-    parser.add_argument("--parts", default="boots,faults,checks,update,staging", help="of these and cloud, with commas")
+    parser.add_argument("--parts", default="boots,faults,checks,hard,update,staging", help="of these and cloud")
     parser.add_argument("--mib", type=int, default=600, help="of the image that is staged over a slow link")
+    parser.add_argument("--busy", type=float, default=180, help="for how many seconds the machine has too much to do")
     parser.add_argument("--only", default="", help="only these faults, with commas between them")
     parser.add_argument("--seed", type=int, help="of the model; without it another one each time")
     parser.add_argument("--network", default="10.84", help="the first half of the lab's addresses")
