@@ -18,6 +18,10 @@ FEWEST_HOSTS = 3
 """A zone of fewer hosts has no majority that could be a witness."""
 MOST_SILENT = 2
 """More hosts than so many that are silent at a time are a fault of the network, or of their power."""
+KNOCKS = 3
+"""So often in a row, at looks of their own, a host's kernel says nothing before the host is given up."""
+ANSWER_LAG_MS = 10_000
+"""An answer of a model that came so shortly after a host fell silent may have been made before."""
 MOST_IN_AN_HOUR = 2
 HOUR_MS = 3_600_000
 AGAIN_MS = 1_800_000
@@ -73,6 +77,7 @@ class Rule(StrEnum):
     HEARD = "Heard"  # another replica reaches it
     MAINTENANCE = "Maintenance"
     EMPTY = "Empty"  # no member would be placed anew
+    ALIVE = "Alive"  # its kernel answers, or its members are at work: its hypervisor alone says nothing
     UNKNOWN_MACHINE = "UnknownMachine"  # its own uuid was never seen
     OLD_DATABASE = "OldDatabase"
     SMALL_ZONE = "SmallZone"
@@ -113,7 +118,9 @@ class Circumstances:
     without a break, that nobody reaches it; 0: somebody does. `members`: seated on it. `machine`: its own uuid.
     `old_database`: a host has seen what this database does not know. `open_fences`: of other hosts. `lately`: fences
     without an operator's word in the last hour, rehearsals among them where this is one. `failed_ago_ms`: since its
-    last fence that failed; None: there is none."""
+    last fence that failed; None: there is none. `alive`: what was seen of it in the last SILENT_SECONDS, while its
+    hypervisor said nothing, that a dead host does not do; empty: nothing. `knocks`: how often in a row its kernel was
+    asked and said nothing; None: there is no way to ask it."""
 
     disconnected_seconds: float
     maintenance: bool
@@ -123,6 +130,8 @@ class Circumstances:
     open_fences: int = 0
     lately: int = 0
     failed_ago_ms: int | None = None
+    alive: str = ""
+    knocks: int | None = None
 
 
 def judge(subject: Sight, fleet: Sequence[Sight], known: Circumstances) -> Verdict:
@@ -171,9 +180,13 @@ def _by_itself(subject: Sight, known: Circumstances) -> Verdict | None:
         return Verdict(Rule.UNKNOWN_MACHINE, "its own uuid was never seen, by which its BMC would be known")
     if not known.members:
         return Verdict(Rule.EMPTY, "it carries no members that could be placed anew")
+    if known.alive:
+        return Verdict(Rule.ALIVE, f"its hypervisor is silent, and it is not dead: {known.alive}")
     silent = min(subject.silent_seconds, known.disconnected_seconds)
     if silent < SILENT_SECONDS:
         return Verdict(Rule.WAITING, f"it is silent for less than {SILENT_SECONDS:g} s")
+    if known.knocks is not None and known.knocks < KNOCKS:
+        return Verdict(Rule.WAITING, f"its kernel was asked {known.knocks} times in a row, of {KNOCKS}")
     if known.failed_ago_ms is not None and known.failed_ago_ms < AGAIN_MS:
         return Verdict(Rule.FAILED_LATELY, "its last fence failed: an operator has to look at it")
     return None

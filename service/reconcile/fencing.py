@@ -15,13 +15,16 @@ from dataclasses import dataclass
 
 from service.domain.fencing import Circumstances, Fence, FenceCause, FenceState, Rule, Sight, Verdict, judge
 from service.domain.fleet import Bmc, Fencing, Host, HostState, HostStatus
+from service.drivers import knocking
 from service.drivers.base import DriverError, OutcomeUnknown
+from service.drivers.knocking import Knock
 from service.drivers.power import OFF, PowerSwitch, WrongMachine
 from service.errors import CorralError, NotFound
 from service.failpoints import failpoint
 from service.reconcile.custody import Custody
 from service.reconcile.leading import EVERY_SECONDS, Leading
 from service.reconcile.monitor import FRESH_SECONDS, HostMonitor
+from service.reconcile.vital_signs import VitalSigns
 from service.store import clock, fencing, fleet
 from service.store.clock import StoreClock
 from service.store.connection import Connection
@@ -39,6 +42,7 @@ ORDER_SECONDS = 30.0
 PROVE_SECONDS = 30.0
 AGAIN_FIRST_SECONDS, AGAIN_MOST_SECONDS = 2.0, 20.0
 WAITS = (Wait("fencing lease", "fencing_lease", "lease_until", LEASE_MS),)
+_LOOKED_AT = frozenset({Rule.FENCE, Rule.WAITING, Rule.ALIVE})
 BY_ITSELF = frozenset({Fencing.DRY, Fencing.AUTO})
 
 MakeSwitch = Callable[[Bmc], PowerSwitch]
@@ -56,6 +60,7 @@ class _Picture:
     told: Mapping[str, Verdict]
     by_itself: int
     rehearsed: int
+    answers: Mapping[str, int]
     now: int
 
 
@@ -75,10 +80,12 @@ class Fencer(Leading):
         owner: str,
         make_switch: MakeSwitch,
         *,
+        knock: Knock = knocking.knock,
         group_due: Callable[[str], None] = lambda _group: None,
         new_uuid: Callable[[], str] = lambda: uuids.uuid4().hex,
     ) -> None:
-        """`owner`: this process's name. `group_due(uuid)`: members of this group are to be placed anew."""
+        """`owner`: this process's name. `knock`: how a host's kernel is asked.
+        `group_due(uuid)`: members of this group are to be placed anew."""
         super().__init__(store, clock, owner)
         self._monitors = monitors
         self._custody = custody
@@ -86,6 +93,7 @@ class Fencer(Leading):
         self._make_switch = make_switch
         self._group_due = group_due
         self._new_uuid = new_uuid
+        self._signs = VitalSigns(knock)
         self._disconnected: dict[str, float] = {}
         self._looked_at = -FRESH_SECONDS
 
@@ -99,6 +107,7 @@ class Fencer(Leading):
         if not await self._leads():
             return
         if not self._custody.held and self._custody.judged:
+            await self._look_for_life(picture, silent)
             await self._judge(picture, silent)
         for one in await self._store.read(fencing.open_fences):
             if one.uuid not in self._tasks:
@@ -118,6 +127,12 @@ class Fencer(Leading):
         since = self._disconnected.get(uuid)
         return 0.0 if since is None else asyncio.get_running_loop().time() - since + 1e-3
 
+    async def _look_for_life(self, picture: _Picture, silent: set[str]) -> None:
+        """Ask the kernels of the hosts whose power may be cut by what else is known of them."""
+        hosts = [h for uuid, h in picture.hosts.items() if uuid in silent and not h.bare_metal]
+        self._signs.forget_all_but(one.uuid for one in hosts)
+        await self._signs.look(one for one in hosts if self._verdict(picture, one.uuid).rule in _LOOKED_AT)
+
     # --- judging -----------------------------------------------------------------------------------------------------
 
     def _sights(self, hosts: Mapping[str, Host]) -> list[Sight]:
@@ -132,6 +147,8 @@ class Fencer(Leading):
     def _verdict(self, picture: _Picture, uuid: str) -> Verdict:
         host, last = picture.hosts[uuid], picture.newest.get(uuid)
         sights = self._sights(picture.hosts)
+        subject = next(one for one in sights if one.host == uuid)
+        signs = self._signs.of(uuid, subject.silent_seconds, picture.answers, picture.now)
         known = Circumstances(
             disconnected_seconds=self._disconnected_for(uuid),
             maintenance=host.state is HostState.MAINTENANCE,
@@ -141,8 +158,10 @@ class Fencer(Leading):
             open_fences=sum(one.host != uuid for one in picture.open),
             lately=picture.by_itself + (picture.rehearsed if host.fencing is Fencing.DRY else 0),
             failed_ago_ms=picture.now - last.ended_at if last and last.state is FenceState.FAILED else None,
+            alive=signs.alive,
+            knocks=signs.knocks,
         )
-        return judge(next(one for one in sights if one.host == uuid), sights, known)
+        return judge(subject, sights, known)
 
     async def _judge(self, picture: _Picture, silent: set[str]) -> None:
         told: dict[str, Verdict | None] = dict.fromkeys(picture.told)
@@ -276,16 +295,22 @@ class Fencer(Leading):
 
     async def _unfit(self, step: Step) -> str | None:
         """Why the host is not to be switched off after all; None: it is."""
-        sights = self._sights(await self._store.read(fleet.hosts))
-        subject = next((one for one in sights if one.host == step.host.uuid), None)
+        uuid = step.host.uuid
+        await self._signs.settle(step.host)
+        hosts, answers, now = await self._store.read(lambda c: _read_again(c, uuid))
+        sights = self._sights(hosts)
+        subject = next((one for one in sights if one.host == uuid), None)
         if subject is None or not subject.silent_seconds:
             return "the host answers again"
+        signs = self._signs.of(uuid, subject.silent_seconds, answers, now)
         known = Circumstances(
-            disconnected_seconds=self._disconnected_for(step.host.uuid),
+            disconnected_seconds=self._disconnected_for(uuid),
             maintenance=step.host.state is HostState.MAINTENANCE,
             members=1,
             machine=step.fence.machine,
             old_database=self._custody.held,
+            alive=signs.alive,
+            knocks=signs.knocks,
         )
         verdict = judge(subject, sights, known)
         return None if verdict.rule is Rule.FENCE else verdict.reason
@@ -340,7 +365,7 @@ def _read(connection: Connection, silent: set[str]) -> _Picture:
     under_way, told = fencing.open_fences(connection), fencing.verdicts(connection)
     now = clock.now(connection)
     if not silent and not under_way and not told:
-        return _Picture({}, {}, {}, (), {}, 0, 0, now)
+        return _Picture({}, {}, {}, (), {}, 0, 0, {}, now)
     uuids = sorted(silent)
     return _Picture(
         hosts=fleet.hosts(connection),
@@ -350,5 +375,10 @@ def _read(connection: Connection, silent: set[str]) -> _Picture:
         told=told,
         by_itself=fencing.lately(connection, [FenceCause.SILENCE], now),
         rehearsed=fencing.lately(connection, [FenceCause.DRY], now),
+        answers=fencing.answers(connection, uuids),
         now=now,
     )
+
+
+def _read_again(connection: Connection, uuid: str) -> tuple[Mapping[str, Host], Mapping[str, int], int]:
+    return fleet.hosts(connection), fencing.answers(connection, [uuid]), clock.now(connection)

@@ -5,6 +5,7 @@ Every write of the process that judges says for which epoch of its lease it is.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,11 +13,16 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, case, delete, func, insert, select, update
 
 from service.domain.fencing import HOUR_MS, OPEN, Fence, FenceCause, FenceState, Rule, Verdict
+from service.domain.groups import InstanceStatus
+from service.domain.presets import Scope
 from service.store import fleet_events, schema
 from service.store.fleet_events import FleetChange
 from service.store.statement import Statement, among
 
 _FENCES, _VERDICTS, _LEASE = schema.fences, schema.fence_verdicts, schema.fencing_lease
+_INSTANCES, _GROUPS = schema.instances, schema.groups
+_TOGETHER = frozenset({Scope.HEAD.value, Scope.GROUP.value})
+"""Engines whose members cannot do without each other."""
 _OPEN = Statement(select(_FENCES).where(_FENCES.c.open_host.is_not(None)).order_by(_FENCES.c.asked_at, _FENCES.c.uuid))
 _OWNERS = Statement(select(_LEASE.c.owner).where(_LEASE.c.lease_until > bindparam("now")))
 _LAST = (
@@ -118,6 +124,27 @@ def lately(connection: Connection, causes: Sequence[FenceCause], now: int) -> in
 def newest(connection: Connection, hosts: Sequence[str]) -> Mapping[str, Fence]:
     """The last fence of each of these hosts."""
     return {row.host_uuid: _fence(row) for row in _NEWEST.all(connection, {"of": hosts})} if hosts else {}
+
+
+def answers(connection: Connection, hosts: Sequence[str]) -> Mapping[str, int]:
+    """When a model last answered its canary rightly, in ms since the epoch, that cannot do without its members on these
+    hosts, by the word of a member that is on another one."""
+    if not hosts:
+        return {}
+    there, elsewhere = _INSTANCES.alias(), _INSTANCES.alias()
+    query = (
+        select(there.c.host_uuid, _GROUPS.c.spec, func.max(elsewhere.c.last_answer_at).label("at"))
+        .join(elsewhere, elsewhere.c.group_uuid == there.c.group_uuid)
+        .join(_GROUPS, _GROUPS.c.uuid == there.c.group_uuid)
+        .where(there.c.host_uuid.in_(hosts), there.c.status == InstanceStatus.RUNNING.value, there.c.beside.is_(False))
+        .where(elsewhere.c.host_uuid.not_in(hosts), elsewhere.c.last_answer_at > 0)
+        .group_by(there.c.host_uuid, _GROUPS.c.uuid, _GROUPS.c.spec)
+    )
+    found: dict[str, int] = {}
+    for row in connection.execute(query):
+        if json.loads(row.spec).get("scope") in _TOGETHER:
+            found[row.host_uuid] = max(found.get(row.host_uuid, 0), int(row.at))
+    return found
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------

@@ -110,17 +110,22 @@ class Bmc:
         if self.strikes("falls back"):
             self.shown, wanted = ["PoweringOn"], self.power
         self.resets.append(how)
+        if wanted == "On" and self.power != "On":
+            self._switch_on()
         self.power = wanted
-        if self.power == "On" and self.guests and self.image:
+        return 204
+
+    def _switch_on(self) -> None:
+        self.power = "On"
+        if self.guests and self.image:
             self._guests.append(threading.Thread(target=self._run_guest, args=(self.image,), name="guest", daemon=True))
             self._guests[-1].start()
-        return 204
 
     def late(self) -> None:
         """Carry out an order that was held."""
         assert self.held, "it was told nothing"
         self.held -= 1
-        self.power = "On"
+        self._switch_on()
 
     def restart(self) -> None:
         """The BMC starts anew: its sessions are gone, the machine is not touched."""

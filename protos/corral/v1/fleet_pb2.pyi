@@ -726,8 +726,8 @@ class HostFencing(_message.Message):
     """Where its BMC is: address and port."""
     verdict: _builtins.str
     """What is done about its silence, or which rule forbids it, in a word: `Fence`, `Waiting`, `Heard`, `Maintenance`,
-    `Empty`, `UnknownMachine`, `OldDatabase`, `SmallZone`, `NetworkFault`, `TooManySilent`, `OneAtATime`, `TooOften` or
-    `FailedLately`. Empty while it answers, or is fenced by nobody but operators.
+    `Empty`, `UnknownMachine`, `OldDatabase`, `SmallZone`, `NetworkFault`, `TooManySilent`, `OneAtATime`, `TooOften`,
+    `FailedLately` or `Alive`. Empty while it answers, or is fenced by nobody but operators.
     """
     verdict_reason: _builtins.str
     """The same in a sentence."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from service.domain.fencing import (
     ANSWERED_SECONDS,
     FEWEST_HOSTS,
+    KNOCKS,
     MOST_IN_AN_HOUR,
     MOST_SILENT,
     SILENT_SECONDS,
@@ -47,6 +48,8 @@ def test_a_host_that_is_silent_alone_and_for_long_is_fenced() -> None:
         (Rule.ONE_AT_A_TIME, {"open_fences": 1}),
         (Rule.TOO_OFTEN, {"lately": MOST_IN_AN_HOUR}),
         (Rule.FAILED_LATELY, {"failed_ago_ms": 1000}),
+        (Rule.ALIVE, {"alive": "it refuses connections"}),
+        (Rule.WAITING, {"knocks": KNOCKS - 1}),
     ],
 )
 def test_each_rule_forbids_it_alone(wanted: Rule, changes: dict[str, object]) -> None:
@@ -104,6 +107,8 @@ circumstances = st.builds(
     st.integers(0, 1),
     st.integers(0, 3),
     st.sampled_from([None, 1, 10**9]),
+    st.sampled_from(["", "", "it refuses connections"]),
+    st.sampled_from([None, 0, KNOCKS - 1, KNOCKS]),
 )
 
 

@@ -17,7 +17,9 @@ from service.domain import fencing as rules
 from service.domain.fencing import Fence, FenceCause, FenceState, Rule
 from service.domain.fleet import Bmc, Fencing, Host, HostAddress, HostState, HostStatus
 from service.domain.specs import DeployRequest, FailurePolicy
+from service.drivers import knocking
 from service.drivers.base import HostUnreachable, OutcomeUnknown
+from service.drivers.knocking import Knock
 from service.drivers.power import PowerSwitch, WrongMachine
 from service.errors import Unavailable, WrongState
 from service.planning.planner import InlinePlanner
@@ -146,7 +148,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def lab(mode: Fencing = Fencing.AUTO, hosts: int = 4, *, run: bool = True) -> AsyncIterator[Lab]:
+async def lab(
+    mode: Fencing = Fencing.AUTO, hosts: int = 4, *, run: bool = True, knock: Knock = knocking.knock
+) -> AsyncIterator[Lab]:
     """A group on a few hosts, of which the one that has a member falls silent; `run`: with a fencer at work."""
     fleet_of = tuple(host(n, bmc=Bmc(BOARD, mode)) for n in range(1, hosts + 1))
     async with control_plane(hosts=fleet_of) as plane:
@@ -163,6 +167,7 @@ async def lab(mode: Fencing = Fencing.AUTO, hosts: int = 4, *, run: bool = True)
             "test",
             lambda _bmc: Switch(board),
             group_due=plane.reconciler.poke,
+            knock=knock,
         )
         cases = Fleet(plane.store, lambda: 1, no_answer, InlinePlanner())
         evacuation = Evacuation(plane.store, plane.feed, InlinePlanner(), lambda: 1, cases)
