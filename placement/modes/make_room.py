@@ -154,11 +154,14 @@ class _Search:
         numbers: list[list[int]] = []
         residents: list[list[Resident]] = []
         for host in gang.index.hosts:
-            own = [(n, m) for n, m in enumerate(host.members) if m.id not in staying]
-            numbers.append([n for n, _ in own])
-            residents.append(
-                [Resident(size_of(m.demand), self._price(m, costs.get(m.id)), m.exclusive) for _, m in own]
-            )
+            own = [n for n, m in enumerate(host.members) if m.id not in staying]
+            there = host.members if len(own) == len(host.members) else [host.members[n] for n in own]
+            numbers.append(own)
+            if self.dearer:
+                told = [Resident(size_of(m.demand), self._price(m, costs.get(m.id)), m.exclusive) for m in there]
+            else:
+                told = [Resident(size_of(m.demand), costs.get(m.id), m.exclusive) for m in there]
+            residents.append(told)
         return numbers, residents
 
     def _price(self, member: Member, cost: int | None) -> int | None:
@@ -202,7 +205,7 @@ class _Search:
         homeless: list[str] = []
         where = dict(self.fleet.home)
         for members, request in self._steps(leaving, vacated, where):
-            decision = place(snapshot, request, self.policy, self.stop)
+            decision = self._housed(snapshot, request)
             if decision.status is not Status.PLACED:
                 homeless += self._unhoused(snapshot, request) if len(members) > 1 else members
                 continue
@@ -218,6 +221,13 @@ class _Search:
             snapshot = snapshot.updated(tuple(arrived.values()))
         self.homeless = tuple(homeless)
         return None if homeless else tuple(moves)
+
+    def _housed(self, snapshot: Snapshot, request: Request) -> Decision:
+        """Where these go. Any homes will do, so better ones are sought only where the quick search finds none."""
+        quick = replace(self.policy, rounds=0, branches=0)
+        decision = place(snapshot, request, quick, self.stop)
+        undecided = decision.status is Status.UNKNOWN and quick != self.policy and not self.stop()
+        return place(snapshot, request, self.policy, self.stop) if undecided else decision
 
     def _steps(
         self, leaving: tuple[str, ...], vacated: frozenset[str], where: Mapping[str, str]
