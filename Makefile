@@ -89,7 +89,7 @@ history: ## many clients of three processes on a nearly full fleet, checked for 
 .PHONY: baremetal
 baremetal: ## a group of a virtual machine and two machines of bare metal (BIOS, UEFI) behind real BMC emulators, and a hypervisor cut off and fenced: figures; as root
 	@$(PREPARE) dev metal guest
-	@$(AS_ROOT) $(PYTEST) -q -s tests/baremetal tests/baremetal/cut_off.py tests/baremetal/disks.py $(ARGS)
+	@$(AS_ROOT) $(PYTEST) -q -s $(addprefix tests/baremetal/,test_baremetal.py cut_off.py disks.py) $(ARGS)
 
 DEVICE_RACES ?= 6
 DEVICE_KILLS ?= 6

@@ -1,0 +1,16 @@
+"""`make baremetal` runs every check that there is: pytest drops a file that is named beside its own folder."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+from tests.support import ROOT
+
+
+def test_the_command_names_every_file_with_checks_and_no_folder() -> None:
+    told = subprocess.run(["make", "-n", "baremetal"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    named = set(re.findall(r"tests/baremetal\S*", told))
+    checks = {path for path in (ROOT / "tests/baremetal").glob("*.py") if "\ndef test_" in path.read_text()}
+    own = ROOT / "tests/baremetal/test_command.py"
+    assert named == {str(path.relative_to(ROOT)) for path in checks - {own}}
