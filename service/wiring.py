@@ -230,6 +230,7 @@ class Service:
             fleet_reader=self._fleet_reader,
             signals=self.signals,
             secrets=self._known_secrets,
+            holder=self.reconciler,
         )
         self.secrets = StoredSecrets(self.store, wall_clock, self._known_secrets)
         self._webhooks = Webhooks(config.webhook_networks)

@@ -132,9 +132,10 @@ class Feed:
         follower so slow that events were compacted before it had read them gets RevisionUnavailable too. When the
         process drains, what is stored is told first.
         """
-        oldest, current = await self._store.read(events.head)
-        if not oldest <= after <= max(current, self._head):
-            raise RevisionUnavailable(after, oldest, current)
+        if not (self._started and self._held_from <= after <= self._head):  # or the tail has all that follows
+            oldest, current = await self._store.read(events.head)
+            if not oldest <= after <= max(current, self._head):
+                raise RevisionUnavailable(after, oldest, current)
         self.followers += 1
         try:
             cursor, loop = after, asyncio.get_running_loop()

@@ -5,11 +5,12 @@ The changes are in `group_intents` and `updates`.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import uuid as uuids
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 
 from placement.model import Snapshot
 from service.app import alternatives, paging, plans
@@ -26,6 +27,7 @@ from service.app.group_intents import (
     repeated,
     room_wish,
 )
+from service.app.group_views import GroupFilter, GroupPage, MemberDocuments
 from service.app.paging import Page
 from service.app.promised import check_quota, ends, may_wait, priority, promised
 from service.app.updates import GroupUpdates
@@ -36,7 +38,7 @@ from service.domain.fleet import Host
 from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, PlacementRecord
 from service.domain.specs import DeployRequest, GroupSpec
 from service.domain.tenants import Caller
-from service.errors import AlreadyExists, InvalidArgument
+from service.errors import AlreadyExists, InvalidArgument, Unavailable
 from service.failpoints import failpoint
 from service.planning import translate
 from service.planning.backfill import Kept
@@ -51,6 +53,7 @@ from service.store.engine import Store
 from service.store.known_groups import KnownGroups
 from service.transactions import kept_room
 from service.transactions.changes import accepted
+from service.transactions.holding import Holder
 from service.transactions.secrets import KnownSecrets
 
 __all__ = ["Ask", "GroupFilter", "GroupLimits", "GroupPage", "Groups", "MemberDocuments", "Metadata", "Started",
@@ -59,44 +62,6 @@ __all__ = ["Ask", "GroupFilter", "GroupLimits", "GroupPage", "Groups", "MemberDo
 MOST_DOCUMENT_BYTES = 2 << 20
 """Of all documents that one plan answers with: a message of gRPC has 4 MiB by default."""
 _DEPLOY = "DeployDistributedModelService"
-
-
-@dataclass(frozen=True, slots=True)
-class GroupFilter:
-    """Which groups a listing shows; empty fields do not filter."""
-
-    name: str = ""
-    statuses: tuple[str, ...] = ()
-    zone_uuid: str = ""
-    tag: str = ""
-    project: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class GroupPage:
-    """One page, and the revision after which a watch misses nothing of it."""
-
-    page: Page[Group]
-    revision: int
-
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        """What the page holds."""
-        return self.page.items
-
-    @property
-    def next_page_token(self) -> str:
-        """The token of the next page ("" at the end)."""
-        return self.page.next_page_token
-
-
-@dataclass(frozen=True, slots=True)
-class MemberDocuments:
-    """What one member would be told: texts by name."""
-
-    rank: int
-    name: str
-    documents: Mapping[str, str]
 
 
 class Groups(GroupUpdates):
@@ -117,10 +82,12 @@ class Groups(GroupUpdates):
         fleet_reader: FleetReader | None = None,
         signals: Signals | None = None,
         secrets: KnownSecrets | None = None,
+        holder: Holder | None = None,
     ) -> None:
+        """`holder`: who works on what is deployed from its first commit on, where somebody does in this process."""
         super().__init__(store, limits or GroupLimits(), signals or Signals(), secrets or KnownSecrets())
         self._feed, self._planner = feed, planner
-        self._known = KnownGroups()
+        self._known, self._holder = KnownGroups(), holder
         self._fleet_reader = fleet_reader or FleetReader()
         self._cluster = cluster
         self._new_uuid = new_uuid
@@ -135,16 +102,20 @@ class Groups(GroupUpdates):
         self._refuse_when_draining()
         body_hash = hashlib.sha256(canonical(request).encode()).hexdigest()
 
-        def intent(connection: Connection) -> Started:
+        offer = self._holder.offer() if self._holder is not None else None
+        committing: list[str] = []
+
+        def intent(connection: Connection) -> tuple[Started, int]:
             now = clock.now(connection)
             known = repeated(connection, caller, _DEPLOY, request.request_id, body_hash)
             if known is not None:
-                return known
+                return known, 0
             admitted = self._admitted(connection, caller, request, now, keep=True)
             alternatives.first_that(admitted, lambda one: check_quota(connection, one))
             if admitted.waiting is None:
                 alternatives.first_that(admitted, lambda one: addresses.require_free(connection, one.instances))
-            group = accepted(connection, admitted, now)
+            committing.append(admitted.uuid)
+            group = accepted(connection, admitted, now, offer and offer.held(now))
             before = group.revision - 1
             audited(connection, caller, _DEPLOY, group.uuid, request.request_id, now)
             if request.request_id:
@@ -152,11 +123,19 @@ class Groups(GroupUpdates):
                     connection, caller.principal, _DEPLOY, request.request_id, body_hash, group.uuid, before, now
                 )
                 failpoint("intent.remembered")
-            return Started(group, before)
+            return Started(group, before), now
 
-        started = await self._store.write(intent)
-        failpoint("intent.committed")
-        self._signals.group_due(started.group.uuid)
+        try:
+            started, taken_at = await self._store.write(intent)
+            failpoint("intent.committed")
+        except (Unavailable, asyncio.CancelledError):
+            if self._holder is not None and offer is not None:
+                self._holder.unsure(committing)
+            raise
+        if self._holder is not None and offer is not None and taken_at:
+            self._holder.hold(offer, started.group, taken_at, fresh=not request.resource_uuid)
+        else:
+            self._signals.group_due(started.group.uuid)
         return started
 
     async def plan(self, caller: Caller, request: DeployRequest, *, seconds: float | None = None) -> PlacementRecord:

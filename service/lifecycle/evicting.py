@@ -60,6 +60,11 @@ def is_due(group: Group, now: int) -> bool:
     return group.eviction is not None and not group.eviction.begun and ends and now >= group.eviction.at
 
 
+def makes_room(group: Group) -> bool:
+    """Whether somebody has to see that the room is still wanted for which it, or a member of it, is to go."""
+    return group.eviction is not None or any(m.room for m in group.instances)
+
+
 def settled_eviction(group: Group, now: int) -> Group:
     """A group that has left is evicted no more. One that comes back waits in line like a new one."""
     asked = group.eviction

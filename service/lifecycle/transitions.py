@@ -78,6 +78,7 @@ from service.lifecycle.members import (
 )
 from service.lifecycle.moving import go_over, move_aborted, move_expired, move_impossible, wish
 from service.lifecycle.present import begun_anew, carried_on, held_to_present
+from service.lifecycle.progress import progress
 from service.lifecycle.releasing import released
 from service.lifecycle.renewal import BEHIND, RESET, caught_up, heard, not_ready, renewed, was_reset
 from service.lifecycle.settling import give_up, public_status, settle, start_over, withdraw
@@ -119,8 +120,12 @@ def advance_all(group: Group, facts: Sequence[Fact], now: int) -> Group:
 
 
 def steps(group: Group, facts: Sequence[Fact], now: int) -> Iterator[tuple[Group, Fact, Group]]:
-    """The group before and after each fact, as facts of one commit."""
+    """The group before and after each fact, as facts of one commit. Many that end nothing are one step."""
     settled = False
+    together = progress(group, facts[:-1], now, _seen)
+    if together is not None:
+        yield group, facts[0], together
+        group, facts = together, facts[-1:]
     for left, fact in zip(range(len(facts) - 1, -1, -1), facts, strict=True):
         after = advance(group, fact, now, more=left > 0, settled=settled)
         yield group, fact, after
@@ -187,45 +192,46 @@ def _observed(group: Group, fact: Observed, now: int) -> Group:
 
 
 def _looked_at(group: Group, fact: Observed, now: int) -> Group:
-    def observe(member: Instance) -> Instance:
-        if member.attempt != fact.attempt or member.target_host_uuid:
-            return member  # one host alone does not tell where a member is that moves live
-        if fact.observation not in (Observation.DISPATCHED, Observation.NOT_SENT, Observation.EXPIRED):
-            member = altered(member, unknown_since=0)
-        if fact.address and not member.address:
-            member = replace(member, address=fact.address)
-        anew = fact.observation in _RUNS and was_reset(member, fact, now)
-        member = last_words.remembered(heard(group, member, fact, now), fact)
-        if fact.observation in (Observation.HALTED, Observation.GONE) and member.status in (
-            S.REMOVING,
-            S.STOPPING,
-            S.EVICTING,
-        ):
-            member = replace(member, deadline_at=0, stop_asked=True)
-        if member.status in (S.FAILING, S.EVICTING) and fact.observation in (Observation.GONE, Observation.HALTED):
-            return _ended(member, fact, leaves=gives_up(group, member))
-        if fact.observation is Observation.BURNT and not member.was_resumed:
-            left = left_burnt(member)
-            if left is not None:
-                return left
-        if fact.observation is Observation.DISPATCHED and group.phase not in LAUNCHING:
-            return member  # a stop was stored meanwhile; a create is only sent for what is stored as dispatched
-        behind = fact.observation is Observation.READY and outdated(group, member)
-        observation = not_ready(member) if behind or anew else fact.observation
-        relapsed = (member.status, observation) == (S.CREATED, Observation.RELAPSED)
-        target = S.CREATED if relapsed else MEMBER.get((member.status, observation))
-        if target is None or (member.status is S.CREATED and not group.go and target in (S.BOOTING, S.RUNNING)):
-            return member  # before GO an executing member is somebody's tampering; it waits for GO like the others
-        if target is S.CREATED and member.status is not S.CREATING:
-            entered = go_over(member, target, "", now)
-            return interrupted(member, entered, fact.reason, now) if entered.status is target else entered
-        # Why it was paused is told until it is ready again: it may be paused again at any moment.
-        told = member.reason if target is S.BOOTING and member.pauses else ""
-        told = BEHIND if behind else fact.reason or told
-        told = ": ".join(part for part in (RESET, fact.reason) if part) if anew else told
-        return go_over(member, target, last_words.reason(fact, told), now)
+    return alone(group, fact.instance_uuid, lambda member: _seen(group, member, fact, now))
 
-    return alone(group, fact.instance_uuid, observe)
+
+def _seen(group: Group, member: Instance, fact: Observed, now: int) -> Instance:
+    if member.attempt != fact.attempt or member.target_host_uuid:
+        return member  # one host alone does not tell where a member is that moves live
+    if fact.observation not in (Observation.DISPATCHED, Observation.NOT_SENT, Observation.EXPIRED):
+        member = altered(member, unknown_since=0)
+    if fact.address and not member.address:
+        member = replace(member, address=fact.address)
+    anew = fact.observation in _RUNS and was_reset(member, fact, now)
+    member = last_words.remembered(heard(group, member, fact, now), fact)
+    if fact.observation in (Observation.HALTED, Observation.GONE) and member.status in (
+        S.REMOVING,
+        S.STOPPING,
+        S.EVICTING,
+    ):
+        member = replace(member, deadline_at=0, stop_asked=True)
+    if member.status in (S.FAILING, S.EVICTING) and fact.observation in (Observation.GONE, Observation.HALTED):
+        return _ended(member, fact, leaves=gives_up(group, member))
+    if fact.observation is Observation.BURNT and not member.was_resumed:
+        left = left_burnt(member)
+        if left is not None:
+            return left
+    if fact.observation is Observation.DISPATCHED and group.phase not in LAUNCHING:
+        return member  # a stop was stored meanwhile; a create is only sent for what is stored as dispatched
+    behind = fact.observation is Observation.READY and outdated(group, member)
+    observation = not_ready(member) if behind or anew else fact.observation
+    relapsed = (member.status, observation) == (S.CREATED, Observation.RELAPSED)
+    target = S.CREATED if relapsed else MEMBER.get((member.status, observation))
+    if target is None or (member.status is S.CREATED and not group.go and target in (S.BOOTING, S.RUNNING)):
+        return member  # before GO an executing member is somebody's tampering; it waits for GO like the others
+    if target is S.CREATED and member.status is not S.CREATING:
+        entered = go_over(member, target, "", now)
+        return interrupted(member, entered, fact.reason, now) if entered.status is target else entered
+    # Why it was paused is told until it is ready again: it may be paused again at any moment.
+    told = member.reason if target is S.BOOTING and member.pauses else ""
+    told = BEHIND if behind else fact.reason or told
+    told = ": ".join(part for part in (RESET, fact.reason) if part) if anew else told
+    return go_over(member, target, last_words.reason(fact, told), now)
 
 
 def _ended(member: Instance, fact: Observed, *, leaves: bool) -> Instance:

@@ -249,24 +249,19 @@ class MemberCalls:
         far as is known without asking."""
         if member.devices:
             return frozenset()  # a device stays where it is, and so does what it is given to
-        source = self._monitors.get(member.host_uuid)
-        found = set()
+        source, zones, catalogue = self._monitors.get(member.host_uuid), self.directory.zones, self.directory.catalogue
+        found, specs = set(), dict[str | None, MachineSpec]()
         for uuid, monitor in self._monitors.items():
             if source is None or monitor is source or monitor.silent or monitor.host.zone_uuid != member.zone_uuid:
                 continue
-            zones, catalogue = self.directory.zones, self.directory.catalogue
-            try:
-                spec = machine_spec(
-                    self._custody.installation,
-                    group,
-                    member,
-                    host=monitor.host,
-                    zones=zones,
-                    catalogue=catalogue,
-                    secrets=Unread(),
+            host, here = monitor.host, self._custody.installation
+            try:  # made once: beside its documents a host of the zone makes it like all others of the same bridge
+                spec = specs.get(host.bridge) or machine_spec(
+                    here, group, member, host=host, zones=zones, catalogue=catalogue, secrets=Unread()
                 )
             except KeyError:
                 continue  # its catalogue entry is gone: nothing says what it is made from
+            specs[host.bridge] = spec
             if source.driver.can_migrate(spec, monitor.driver):
                 found.add(uuid)
         return frozenset(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from service.domain.groups import Group
 from service.store import groups, ownership
@@ -14,6 +15,21 @@ Found = tuple[Group, Mapping[str, str]]
 
 MOST_AT_ONCE = 8
 """Of so many groups that are taken at once their rows are read with their leases; of more each worker reads its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one look at the due groups has found. `now`: the database's time, ms; `found`: of those that were taken, as
+    they are; `ahead`: hosts -> why; `flagged`: those that may be; `later`: groups that were put off; `free`: deployed
+    ones that were set free."""
+
+    now: int
+    leases: tuple[Lease, ...]
+    found: Mapping[str, Found]
+    ahead: Mapping[str, str]
+    flagged: frozenset[str]
+    later: frozenset[str]
+    free: frozenset[str] = frozenset()
 
 
 def find(connection: Connection, uuid: str) -> Found:

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from service.domain.fleet import ANSWERING
+from service.domain.groups import Group
 from service.drivers.base import MachineIdentity
 from service.errors import CorralError, Unavailable
 from service.reconcile.context import WorkerContext
 from service.reconcile.database_time import DatabaseTime
-from service.reconcile.finding import Found, find_taken
+from service.reconcile.finding import Found, Taken, find_taken
 from service.reconcile.monitor import HostMonitor
 from service.reconcile.patience import Patience
 from service.reconcile.resting import Resting
 from service.reconcile.sweep import Sweep
 from service.reconcile.worker import LEASE_MS, REST_MS, GroupWorker
-from service.store import clock, fleet, groups, ownership, waiting, waits
+from service.store import clock, fleet, groups, ownership, unheard, waiting, waits
 from service.store.connection import Connection
 from service.store.groups import Lease
 from service.store.resting import is_any_due, put_off
 from service.store.waits import Wait
 from service.telemetry import logs
+from service.transactions.holding import Offer
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,10 @@ POLL_SECONDS = 1.0
 TOGETHER_MS = 2_000
 """Groups at rest are due at multiples of this: what falls into one is put off by one commit."""
 FIRST_PROBE_SECONDS = 3.0
+STOOD_SECONDS = 15.0
+"""Who has not read the database's clock for so long may have missed that it was set, twice even."""
+UNSURE_SECONDS = 20.0
+"""Longer than a transaction takes that nobody waits for any more."""
 MISSING_SECONDS = 120.0
 """For so long after a start a host that answered before it, and does not now, is waited for, which may tell that the
 database is an older copy; no longer, so that one dead host holds nothing up for good."""
@@ -41,19 +47,6 @@ GROUP_WAITS = (
     Wait("group due", "groups", "due_at", REST_MS),
 )
 """What is read before a group has a worker; its own times the worker holds to the present itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What one look at the due groups has found. `now`: the database's time, ms; `found`: of those that were taken, as
-    they are; `ahead`: hosts -> why; `flagged`: those that may be; `later`: groups that were put off."""
-
-    now: int
-    leases: tuple[Lease, ...]
-    found: Mapping[str, Found]
-    ahead: Mapping[str, str]
-    flagged: frozenset[str]
-    later: frozenset[str]
 
 
 class Reconciler:
@@ -72,11 +65,14 @@ class Reconciler:
         self._hinted: set[str] = set()
         self._resting = Resting(context)
         self._stopping = False
-        self._given_back = False
-        self._poked = False
-        self._held_to_present = False
-        self._clock_differs = False
+        self._given_back = self._poked = False
+        self._held_to_present = self._clock_differs = False
         self._looks_since: tuple[int, int] | None = None
+        self._asked_at = float("inf")
+        self._unsure: dict[str, float] = {}
+        """Groups that a deploy may have leased for this process, which does not know it -> until when that is asked."""
+        self._home = contextvars.Context()
+        """Where workers run that begin with somebody's call: what is told of them is not told of the call."""
 
     @property
     def monitors(self) -> Mapping[str, HostMonitor]:
@@ -94,7 +90,7 @@ class Reconciler:
 
         `answered`: uuids of the hosts that answered before this start; None: those that do by the database.
         """
-        self._started = True
+        self._started, self._home = True, contextvars.copy_context()
         answered = await self._answered_before() if answered is None else answered
         for monitor in self._context.monitors.values():
             self._watch_host(monitor)
@@ -197,6 +193,29 @@ class Reconciler:
         self._poked = True
         self._wake.set()
 
+    def offer(self) -> Offer | None:
+        """See `Holder.offer`: where this process takes groups."""
+        takes = not self._stopping and self._held_to_present and len(self._workers) < MOST_WORKERS
+        if not takes or self._looks_since is None:
+            return None
+        return Offer(self._context.owner, LEASE_MS, asyncio.get_running_loop().time())
+
+    def hold(self, offer: Offer, group: Group, now: int, *, fresh: bool) -> None:
+        """See `Holder.hold`. One that bears the uuid of an earlier group is read first: something of that one may be in
+        quarantine."""
+        assert self._looks_since is not None  # or nothing was offered
+        self._look_at_clock(now, offer.asked_at)
+        lease, taken, patience = Lease(group.uuid, group.epoch), DatabaseTime(now, offer.asked_at), self._looks_since
+        found: Found | None = (group, {}) if fresh else None
+        self._home.copy().run(self._work, lease, taken, Patience(*patience), found, hinted=False)
+        if self._stopping:
+            self._workers[group.uuid].stop()
+
+    def unsure(self, uuids: Sequence[str]) -> None:
+        """See `Holder.unsure`: those that turn out to be leased are set free for whoever takes them next."""
+        self._unsure |= dict.fromkeys(uuids, asyncio.get_running_loop().time() + UNSURE_SECONDS)
+        self._wake.set()
+
     def host_changed(self, host_uuid: str) -> None:
         """A host fell silent or answers again."""
         for worker in self._workers.values():
@@ -233,6 +252,8 @@ class Reconciler:
         asked_at = asyncio.get_running_loop().time()
         hinted, given_back, poked = sorted(self._hinted), self._given_back, self._poked
         self._given_back = self._poked = False
+        unsure = [uuid for uuid, until in self._unsure.items() if until > asked_at and uuid not in self._workers]
+        self._unsure = {uuid: self._unsure[uuid] for uuid in unsure}
         fine = self._resting.as_they_should_be(self._context.clock.now(), hinted)
 
         def look(connection: Connection) -> Taken | None:
@@ -247,15 +268,17 @@ class Reconciler:
             now = clock.now(connection)
             waking = waiting.to_wake(connection, now) if given_back else ()
             groups.hasten(connection, sorted({*hinted, *waking}), now)
+            free = unheard.set_free(connection, self._context.owner, unsure)
             leases = self._leases(now, asked_at)
             owner = self._context.owner
             later = put_off(connection, fine, now, _rests_until(now), leases_as_of=leases)
             taken = groups.take_due(connection, owner, now, LEASE_MS, limit, leases_as_of=leases)
-            return Taken(now, taken, find_taken(connection, taken), *ownership.ahead_or_flagged(connection), later)
+            found, hosts = find_taken(connection, taken), ownership.ahead_or_flagged(connection)
+            return Taken(now, taken, found, *hosts, later, free)
 
         try:
             # Where nothing says that there is something to write it is only looked.
-            idle = None if poked or hinted or fine else await self._context.store.read(look)
+            idle = None if poked or hinted or fine or unsure else await self._context.store.read(look)
             seen: Taken = await self._context.store.write(take) if idle is None else idle
         except CorralError as error:
             logger.warning("no groups were taken: %s", error)
@@ -267,6 +290,8 @@ class Reconciler:
         self._context.custody.tell(seen.ahead)
         self._flag(seen.flagged)
         self._hinted.difference_update(hinted)
+        for uuid in seen.free:
+            self._unsure.pop(uuid, None)
         self._resting.put_off(fine, seen.later, _rests_until(now))
         self._context.metrics.lease_takeovers.inc(sum(lease.left_behind for lease in seen.leases))
         steady = int(asked_at * 1000)
@@ -299,7 +324,8 @@ class Reconciler:
             logger.warning("the database's clock was set by %+.1f s", jump / 1000)
             for worker in self._workers.values():
                 worker.clock_set()
-        self._held_to_present = self._held_to_present and jump >= 0
+        stood = asked_at - self._asked_at > STOOD_SECONDS
+        self._held_to_present, self._asked_at = self._held_to_present and jump >= 0 and not stood, asked_at
         differs = watch.differs_by()
         metrics.clock_difference.set(differs / 1000)
         if (abs(differs) > clock.JUMP_MS) is not self._clock_differs:

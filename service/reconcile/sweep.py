@@ -8,8 +8,11 @@ before it is ended. What the database knows nothing of is held in quarantine, as
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import zlib
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 from service.domain.fleet import Host, HostState
 from service.domain.ownership import Fate, Holding, Quarantined, Records, fate, held
@@ -49,8 +52,12 @@ SHARE = 4
 """In one pass at most one in this many of a host's machines is removed (but always one, where there is one)."""
 
 
+TURNS = 20
+"""Into so many parts of the time hosts are spread: a thousand passes in one instant hold up whoever deploys then."""
+
+
 class Sweep:
-    """One pass a host every EVERY_SECONDS; hosts are swept concurrently, and a silent one is left out."""
+    """One pass a host every EVERY_SECONDS, each in its part of that time; a silent host is left out."""
 
     def __init__(
         self,
@@ -78,11 +85,11 @@ class Sweep:
         """Sweep until cancelled. Each host has its own passes: a slow one delays nobody else's (ARCHITECTURE I12)."""
         self._began = asyncio.get_running_loop().time()
         try:
-            while True:
-                await asyncio.sleep(EVERY_SECONDS)
+            for turn in itertools.cycle(range(TURNS)):
+                await asyncio.sleep(EVERY_SECONDS / TURNS)
                 for host_uuid, monitor in self._monitors.items():
                     last = self._running.get(host_uuid)
-                    if not monitor.silent and (last is None or last.done()):
+                    if _turn_of(host_uuid) == turn and not monitor.silent and (last is None or last.done()):
                         self._running[host_uuid] = asyncio.create_task(self._guarded(monitor))
         finally:
             for task in self._running.values():
@@ -125,7 +132,9 @@ class Sweep:
         machines = [m for m in look.listing.machines if m.state is not MachineState.TOMBSTONE]
         failpoint("sweep.listed")
         instances = [m.identity.instance for m in machines]
-        here, known = await self._store.read(lambda c: records(c, host_uuid, instances))
+        here, known, unseen = await self._store.read(
+            lambda c: (*records(c, host_uuid, instances), retired.has_unseen(c, host_uuid))
+        )
         fates = {m.machine_uuid: fate(known, *seat_of(m), m.machine_uuid) for m in machines}
         failpoint("sweep.compared")
         if self._custody.held:
@@ -152,7 +161,9 @@ class Sweep:
         await self._clear_tombstones(monitor, look.listing.machines)
         unknown += await self._clear_volumes(monitor)
         await self._filters.sweep(monitor, early=self._early)
-        await self._hold(monitor, unknown, known.held, frozenset(seat_of(m) for m in machines))
+        await self._hold(monitor, unknown, known.held)
+        if unseen:
+            await self._store.write(partial(retired.seen_gone, host_uuid=host_uuid, there=set(map(seat_of, machines))))
         if self._copies is not None:
             await self._copies.sweep(monitor, early=self._early)
 
@@ -196,13 +207,7 @@ class Sweep:
                 await monitor.driver.define_again(machine.identity, budget_seconds=REMOVE_SECONDS)
                 self._metrics.definitions_restored.labels(monitor.host.name).inc()
 
-    async def _hold(
-        self,
-        monitor: HostMonitor,
-        unknown: list[Quarantined],
-        recorded: frozenset[str],
-        there: frozenset[tuple[str, int]],
-    ) -> None:
+    async def _hold(self, monitor: HostMonitor, unknown: list[Quarantined], recorded: frozenset[str]) -> None:
         """Keep what nobody knows, count it as used, and let an operator see it. `recorded`: keys that are held so far,
         which a connect may have added to since the last pass."""
         host_uuid = monitor.host.uuid
@@ -215,8 +220,6 @@ class Sweep:
                 )  # fmt: skip
             self._held[host_uuid] = unknown
         monitor.hold(held(unknown))
-        if await self._store.read(lambda c: retired.has_unseen(c, host_uuid)):
-            await self._store.write(lambda c: retired.seen_gone(c, host_uuid, there))
 
     async def _release(self, monitor: HostMonitor, identity: MachineIdentity) -> None:
         """A claim of an attempt that is over ends once its machine is absent and cannot appear any more."""
@@ -294,6 +297,10 @@ def _by_hand(host: Host, here: Seats, known: Records, machine: ObservedMachine) 
     seat = seat_of(machine)
     claimed = any((instance, attempt) == seat for instance, attempt, _ in here.stale_claims)
     return host.bare_metal and host.state is HostState.MAINTENANCE and seat in known.left and not claimed
+
+
+def _turn_of(host_uuid: str) -> int:
+    return zlib.crc32(host_uuid.encode()) % TURNS
 
 
 def _noted(connection: Connection, host_uuid: str, machine: ObservedMachine, why: str) -> int:

@@ -28,6 +28,7 @@ from service.lifecycle.effects import (
     Resume,
     effects,
 )  # fmt: skip
+from service.lifecycle.evicting import makes_room
 from service.lifecycle.facts import ClockLeapt, Fact, HostAnswers, HostSilent, Observation, Observed, Ticked
 from service.lifecycle.transitions import FINAL, PLACED
 from service.lifecycle.updating import at_rest, gang_of
@@ -36,6 +37,7 @@ from service.reconcile.context import WorkerContext
 from service.reconcile.database_time import DatabaseTime
 from service.reconcile.ends import count_ends
 from service.reconcile.finding import Found, find
+from service.reconcile.gathering import Gathering
 from service.reconcile.outcomes import EffectResult, Sends
 from service.reconcile.patience import Patience
 from service.reconcile.placing import Placing
@@ -48,8 +50,7 @@ from service.transactions.changes import LeaseLost
 
 logger = logging.getLogger(__name__)
 
-LEASE_MS, RENEW_MS = 45_000, 10_000
-TICK_MS, REST_MS = 2_000, 10_000
+LEASE_MS, RENEW_MS, TICK_MS, REST_MS = 45_000, 10_000, 2_000, 10_000
 
 
 @dataclass(slots=True)
@@ -66,6 +67,7 @@ class GroupWorker:
     patience: Patience = field(default_factory=Patience)
     _slots: dict[str, Slot] = field(default_factory=dict)
     _sends: Sends = field(default_factory=Sends)
+    _gathering: Gathering = field(default_factory=Gathering)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: bool = False
     _reload: bool = False
@@ -159,9 +161,15 @@ class GroupWorker:
         changed, self._reload = changed or self._reload, False
         if changed:
             group = await self._load()
+        urgent = self._is_urgent(group, now) or changed
         if self._leapt_ms:
             group = await self._apply(group, [ClockLeapt(self._leapt_ms)], now)
             self._leapt_ms = 0
+        calls = any(slot.task is not None for slot in self._slots.values())
+        facts = self._gathering.to_write(facts, group, now, self._steady(), calls=calls, urgent=urgent)
+        if self._gathering:
+            self._start(group, now)
+            return group
         if facts:
             failpoint("worker.outcomes")
             before, group = group, await self._apply(group, facts, now)
@@ -181,6 +189,11 @@ class GroupWorker:
         if not self._stopping and not self._caution.waits:
             self._start(group, now)
         return group
+
+    def _is_urgent(self, group: Group, now: int) -> bool:
+        """Whether nothing that was seen may wait for more to be seen: something else is to be told, or looked at."""
+        told = self._stopping or self._leapt_ms or self._caution.waits or self._circumstances(group, now)
+        return bool(told) or any(slot.hinted and self._gathering.holds(key) for key, slot in self._slots.items())
 
     async def _apply(self, group: Group, facts: Sequence[Fact], now: int) -> Group:
         """The group after the facts, written where they change it; where it comes to rest, as in `_give_back` too."""
@@ -205,7 +218,7 @@ class GroupWorker:
         """Whether nobody would have to do anything about the group if it were so, until it is due again."""
         busy = any(s.task is not None for s in self._slots.values()) or self.hinted or self.all_hinted
         told = self._stopping or self._reload or self._leapt_ms or self._was_held or self.context.custody.held
-        if not at_rest(after) or busy or told or self._caution.waits or _makes_room(after):
+        if not at_rest(after) or busy or told or self._caution.waits or makes_room(after):
             return False
         open_effects = any(not isinstance(effect, Observe) for effect in effects(after, now))
         return not (open_effects or self.patience.left_ms(after, self._steady()) or self._circumstances(after, now))
@@ -296,7 +309,8 @@ class GroupWorker:
                 slot.hinted = False  # nothing is left to do for this member, so nobody needs to look
         for key, effect in wanted.items():
             slot = self._slots.setdefault(key, Slot())
-            if slot.task is not None or steady < slot.not_before or not slot.is_due(effect, steady):
+            busy = slot.task is not None or self._gathering.holds(key)
+            if busy or steady < slot.not_before or not slot.is_due(effect, steady):
                 continue
             hinted, slot.hinted = slot.hinted, False
             failpoint("worker.starting")
@@ -336,23 +350,24 @@ class GroupWorker:
         now, steady = self._now(), self._steady()
         times = [now + TICK_MS, self.lease_until - LEASE_MS + RENEW_MS, *self.patience.ends(group, now, steady)]
         times += [now + s.not_before - steady for s in self._slots.values() if s.not_before > steady]
+        times += [now + self._gathering.until - steady] if self._gathering else []
         if self._reload:
             return
         try:
             async with asyncio.timeout(max(0.001, (min(times) - now) / 1000)):
                 await self._wake.wait()
         except TimeoutError:
-            self._reload = True  # another process may have stored an intent meanwhile
+            self._reload = not self._gathering  # another process may have stored an intent meanwhile
 
     async def _finished(self, group: Group) -> bool:
         """Give the lease back where the group is at rest (or the process stops) and nothing runs any more."""
-        if any(s.task is not None for s in self._slots.values()):
+        if self._gathering or any(s.task is not None for s in self._slots.values()):
             return False
         if self._stopping:
             await self._give_back(self._now(), None)
             return True
         now, waits_until = self._now(), self._placing.line.rests_until(group, self._now())
-        busy = not at_rest(group) or _makes_room(group) or any(not isinstance(e, Observe) for e in effects(group, now))
+        busy = not at_rest(group) or makes_room(group) or any(not isinstance(e, Observe) for e in effects(group, now))
         if self._reload or self.hinted or (not waits_until and (busy or self.patience.left_ms(group, self._steady()))):
             return False
         failpoint("worker.resting")
@@ -369,8 +384,7 @@ class GroupWorker:
 
     async def _abandon(self) -> None:
         """Let running calls end: each has its own deadline, and what it does is found again by whoever is next."""
-        running = [s.task for s in self._slots.values() if s.task is not None]
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*(s.task for s in self._slots.values() if s.task is not None), return_exceptions=True)
 
     def _now(self) -> int:
         """The database's time, by which everything that is stored is measured; it may be set back."""
@@ -379,11 +393,6 @@ class GroupWorker:
     def _steady(self) -> int:
         """Milliseconds that only go on, by which this process measures its own pauses."""
         return int(asyncio.get_running_loop().time() * 1000)
-
-
-def _makes_room(group: Group) -> bool:
-    """Whether somebody has to see that the room is still wanted for which it, or a member of it, is to go."""
-    return group.eviction is not None or any(m.room for m in group.instances)
 
 
 def _due_at(group: Group, now: int) -> int | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, true, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, true, update
 
 from service.domain.devices import HeldDevice
 from service.domain.endpoints import Endpoint
@@ -31,6 +31,7 @@ from service.errors import AlreadyExists, NotFound
 from service.failpoints import failpoint
 from service.store import hints, schema
 from service.store.codec import decode, decode_known, encode
+from service.store.group_counts import counts as counts
 from service.store.statement import Statement, among
 from service.store.waiting import waits
 
@@ -56,6 +57,13 @@ class Lease(NamedTuple):
     uuid: str
     epoch: int
     left_behind: bool = False
+
+
+class Held(NamedTuple):
+    """Who has the lease of a group that is made: `until` (ms)."""
+
+    owner: str = ""
+    until: int = 0
 
 
 _GROUP_PARTS = {"failure": Failure, "placement": PlacementRecord, "room": RoomWish, "waiting": Waiting,
@@ -209,12 +217,16 @@ def unfinished(connection: Connection) -> tuple[str, ...]:
     return tuple(connection.scalars(select(_GROUPS.c.uuid).where(~over)))
 
 
-def create(connection: Connection, group: Group, *, due_at: int) -> None:
-    """Insert the group and its members."""
-    hints.group_is_due(connection, group.uuid)
+def create(connection: Connection, group: Group, *, due_at: int, held: Held | None = None) -> None:
+    """Insert the group and its members. `held`: its lease, of which nobody else has to hear."""
+    owner, until = held or Held()
+    if not owner:
+        hints.group_is_due(connection, group.uuid)
     values = {**_group_values(group), "name": group.spec.name, "spec": encode(group.spec), "epoch": group.epoch}
     alone = group.spec.placement.exclusive_hosts
-    _ADD_GROUP.run(connection, {**values, "exclusive_hosts": alone, "due_at": due_at, "owner": "", "lease_until": 0})
+    _ADD_GROUP.run(
+        connection, {**values, "exclusive_hosts": alone, "due_at": due_at, "owner": owner, "lease_until": until}
+    )
     others = sorted(set(group.spec.placement.anti_affinity_groups))
     if others:
         connection.execute(insert(_APART), [{"group_uuid": group.uuid, "other_uuid": other} for other in others])
@@ -317,25 +329,6 @@ def arriving(connection: Connection, host_uuid: str) -> tuple[tuple[str, str, in
     """`(instance, group, attempt)` of every member that is being moved live to the host."""
     rows = _ARRIVING.all(connection, {"host": host_uuid})
     return tuple((r.uuid, r.group_uuid, r.attempt) for r in rows)
-
-
-def counts(connection: Connection) -> tuple[Mapping[str, int], Mapping[str, int]]:
-    """How many groups and how many instances stand in each status (deleted groups left out)."""
-    groups = connection.execute(
-        select(schema.groups.c.status, func.count())
-        .where(schema.groups.c.phase != GroupPhase.DELETED.value)
-        .group_by(schema.groups.c.status)
-    )
-    members = connection.execute(
-        select(schema.instances.c.status, func.count())
-        .where(schema.instances.c.status != InstanceStatus.REMOVED.value)
-        .group_by(schema.instances.c.status)
-    )
-    return dict(_pairs(groups)), dict(_pairs(members))
-
-
-def _pairs(rows: Iterable[Any]) -> Iterable[tuple[str, int]]:
-    return ((str(word), int(count)) for word, count in rows)
 
 
 def _insert_members(connection: Connection, members: Sequence[Instance]) -> None:

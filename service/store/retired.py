@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_, update
 
@@ -83,7 +83,7 @@ def retired_of(connection: Connection, instances: Sequence[str]) -> frozenset[tu
     return frozenset((r.instance_uuid, r.attempt, r.host_uuid) for r in found)
 
 
-def seen_gone(connection: Connection, host_uuid: str, there: frozenset[tuple[str, int]]) -> None:
+def seen_gone(connection: Connection, host_uuid: str, there: Set[tuple[str, int]]) -> None:
     """A complete listing has shown these attempts on the host: the records of all others there have done their work."""
     gone = [
         (r.instance_uuid, r.attempt)

@@ -22,7 +22,7 @@ from service.lifecycle.updating import at_rest
 from service.store import addresses, bookings, claims, events, fleet, groups, ownership, retired, waiting
 from service.store.connection import Connection
 from service.store.events import Draft
-from service.store.groups import Seats
+from service.store.groups import Held, Seats
 
 _REMOVED = InstanceStatus.REMOVED
 
@@ -330,19 +330,19 @@ def _looked_of(group: Group) -> Waiting | None:
     return replace(group.waiting, looked=0, looked_at=0, kept=kept)
 
 
-def accepted(connection: Connection, group: Group, now: int) -> Group:
-    """Store a new group with its first event, due at once.
+def accepted(connection: Connection, group: Group, now: int, held: Held | None = None) -> Group:
+    """Store a new group with its first event, due at once. `held`: with its first lease.
 
     One with a sequence takes over the uuid of a deleted group and goes on counting where that one ended. Raises
     AlreadyExists.
     """
     if group.sequence:
         groups.forget_deleted(connection, group.uuid)
-    stored = replace(group, sequence=group.sequence + 1, version=group.version + 1)
+    stored = replace(group, sequence=group.sequence + 1, version=group.version + 1, epoch=group.epoch + bool(held))
     revision = events.append(connection, stored, [Draft(EventKind.ACCEPTED, stored.sequence, stored)], now)
     failpoint("intent.told")
     stored = replace(stored, revision=revision)
-    groups.create(connection, stored, due_at=0)
+    groups.create(connection, stored, due_at=0, held=held)
     failpoint("intent.stored")
     return stored
 

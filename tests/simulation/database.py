@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine
 
 from service.domain.events import Event
 from service.errors import Unavailable
-from service.reconcile.manager import Taken
+from service.reconcile.finding import Taken
 from service.store import events, migrations, ownership, transaction
 from service.store.clock import CLOCK
 from service.store.engine import Store
@@ -231,7 +231,7 @@ class SimulatedStore(Store):
         They are what the real code would answer again; asking it every time takes most of a run.
         """
         world = self._world
-        if _name(work) == _TAKE and not _cell(work, "hinted"):
+        if _name(work) == _TAKE and not (_cell(work, "hinted") or _cell(work, "unsure")):
             now = world.now_ms()
             free = (
                 "SELECT 1 FROM groups WHERE due_at <= ?1 AND lease_until <= ?1"
@@ -253,7 +253,8 @@ class SimulatedStore(Store):
         if _name(work) == _SEATS:
             asked = tuple(_cell(work, "instances"))
             (held,) = self._world.database.rows("SELECT count(*), sum(removal) FROM quarantine")
-            return _SEATS, _cell(work, "host_uuid"), asked, held, observer.revision, observer.claim_changes
+            (unseen,) = self._world.database.rows("SELECT count(*), sum(rowid) FROM retired WHERE NOT seen_gone")
+            return _SEATS, _cell(work, "host_uuid"), asked, held, unseen, observer.revision, observer.claim_changes
         if _name(work) == _LOAD:
             return _LOAD, _cell(work, "self").uuid, observer.commits
         return None

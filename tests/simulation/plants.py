@@ -111,21 +111,29 @@ PLANTS: tuple[Plant, ...] = (
              ".where(_GROUPS.c.uuid == bindparam(\"of\"), _GROUPS.c.due_at <= bindparam(\"leases\"))")),
     one("a new owner keeps the old epoch", GROUPS,
         "epoch=_GROUPS.c.epoch + 1,", "epoch=_GROUPS.c.epoch,"),
+    one("the lease of a deploy counts from its answer", MANAGER,
+        "DatabaseTime(now, offer.asked_at), self._looks_since\n",
+        "DatabaseTime(now, asyncio.get_running_loop().time()), self._looks_since\n", theme="leases"),
+    one("what waits to be written with others is never written", "service.reconcile.gathering",
+        "steady < self.until and ", ""),
+    one("a member is worked on before what was seen of it is written", WORKER,
+        "slot.task is not None or self._gathering.holds(key)\n", "slot.task is not None\n"),
     one("a lease is given back while calls run", WORKER,
-        "        if any(s.task is not None for s in self._slots.values()):\n            return False\n", ""),
+        "        if self._gathering or any(s.task is not None for s in self._slots.values()):\n            return False\n", ""),
     # --- intents and requests ---
     one("acknowledged before the commit", APP,
-        "        started = await self._store.write(intent)\n        failpoint(\"intent.committed\")\n",
+        "        try:\n            started, taken_at = await self._store.write(intent)\n",
         "        request = replace(request, resource_uuid=request.resource_uuid or self._new_uuid())\n\n"
-        "        def look(connection: Connection) -> Started:\n"
+        "        def look(connection: Connection) -> tuple[Started, int]:\n"
         "            point = connection.begin_nested()\n"
         "            try:\n"
         "                return intent(connection)\n"
         "            finally:\n"
         "                point.rollback()\n\n"
-        "        started = await self._store.write(look)\n"
-        "        import asyncio\n\n"
-        "        self._later = asyncio.create_task(self._store.write(intent))\n",
+        "        offer = None\n"
+        "        try:\n"
+        "            started, taken_at = await self._store.write(look)\n"
+        "            self._later = asyncio.create_task(self._store.write(intent))\n",
         Edit(APP, "from contextlib import aclosing\n",
              "from contextlib import aclosing\nfrom dataclasses import replace\n")),
     one("the request id is not remembered with the intent", APP,
@@ -204,7 +212,7 @@ PLANTS: tuple[Plant, ...] = (
              "        if member.status is not S.FAILING and group.phase in LAUNCHING:\n")),
     one("a host that answers again is not believed", LIFECYCLE,
         "lambda m: replace(m, unknown_since=0) if m.host_uuid == fact.host_uuid else m", "lambda m: m",
-        Edit(LIFECYCLE, "            member = altered(member, unknown_since=0)\n", "            pass\n")),
+        Edit(LIFECYCLE, "        member = altered(member, unknown_since=0)\n", "        pass\n")),
     one("a machine that stopped by itself is not noticed", MEMBERS,
         "    (S.RUNNING, Observation.HALTED): S.FAILING,\n", ""),
     one("a machine that somebody paused is not resumed", MEMBERS, "    (S.RUNNING, Observation.PAUSED): S.CREATED,\n", "",

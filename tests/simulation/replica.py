@@ -187,10 +187,6 @@ class Replica:
         planner = FirstFitPlanner(world)
         signals = Signals()
         custody = Custody(store, INSTALLATION)
-        self.groups = Groups(
-            store, feed, planner, cluster=CLUSTER, new_uuid=world.new_uuid, signals=signals,
-            limits=GroupLimits(priorities=priorities.POLICIES),
-        )  # fmt: skip
         monitors: dict[str, HostMonitor] = {}
         directory = Directory(self.fleet.hosts, self.fleet.zones, self.fleet.catalogue)
         stagings = Stagings(store, metrics(), self.process.name, token=lambda: world.new_uuid()[:8])
@@ -203,6 +199,10 @@ class Replica:
         self.reconciler = Reconciler(
             context, Sweep(store, monitors, custody, metrics(), world.copies.sweep(store, metrics(), self.process.name))
         )
+        self.groups = Groups(
+            store, feed, planner, cluster=CLUSTER, new_uuid=world.new_uuid, signals=signals,
+            limits=GroupLimits(priorities=priorities.POLICIES), holder=self.reconciler,
+        )  # fmt: skip
         self.drivers = {}
         for uuid, host in self.fleet.hosts.items():
             monitors[uuid] = HostMonitor(host, self._driver(host), store, self.reconciler.host_changed, custody)

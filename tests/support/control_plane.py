@@ -145,7 +145,7 @@ async def control_plane(
     signals = Signals()
     signals.group_due.listen(reconciler.poke)
     limits = GroupLimits(priorities=priorities or {})
-    groups = Groups(store, feed, planner, cluster=CLUSTER, signals=signals, limits=limits)
+    groups = Groups(store, feed, planner, cluster=CLUSTER, signals=signals, limits=limits, holder=reconciler)
     plane = ControlPlane(store, feed, groups, reconciler, sweep, metrics, custody, calls.logs)
     for h in hosts:
         known = (there or {}).get(h.uuid)

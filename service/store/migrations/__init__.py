@@ -1,4 +1,7 @@
-"""Alembic's home: `versions/` changes deployed databases, `upgrade` brings one to the newest."""
+"""Alembic's home: `versions/` changes deployed databases, `upgrade` brings one to the newest.
+
+Alembic is imported where there is something to change alone: it takes a good part of a start.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, exc, text
+from sqlalchemy import Connection, Engine, exc, inspect, text
 
 from service.errors import Unavailable
 from service.store import changed_hosts
@@ -36,9 +35,6 @@ def upgrade(engine: Engine, to: str = "head") -> None:
     Several replicas that start at once wait for each other. Raises Unavailable where the database cannot be reached,
     or was brought to a schema that this version does not know.
     """
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # its setup lines say nothing to an operator
-    config = Config()
-    config.set_main_option("script_location", str(_HERE))
     try:
         connection = engine.connect()
     except exc.DBAPIError as error:
@@ -46,13 +42,47 @@ def upgrade(engine: Engine, to: str = "head") -> None:
     with connection, _tables_may_be_rebuilt(connection), connection.begin():
         if engine.dialect.name == "postgresql":
             _be_alone(connection)
-        _refuse_newer(connection, config)
-        config.attributes["connection"] = connection
-        command.upgrade(config, to)
+        is_there = to == "head" and _present(connection) == newest()
+        if not is_there:
+            _change(connection, to)
         if to == "head":
             changed_hosts.install(connection)
+        if is_there:
+            return
         if engine.dialect.name == "sqlite" and (wrong := connection.execute(text("PRAGMA foreign_key_check")).all()):
             raise Unavailable(f"the upgrade would leave rows that refer to nothing, in {wrong[0][0]}: nothing was done")
+
+
+def newest() -> str:
+    """The newest revision of this version: the highest number of its files."""
+    return max(path.stem.partition("_")[0] for path in (_HERE / "versions").glob("[0-9]*.py"))
+
+
+def _present(connection: Connection) -> str | None:
+    """The revision of the database; None: it has none yet."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    return found
+
+
+def _change(connection: Connection, to: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # its setup lines say nothing to an operator
+    config = Config()
+    config.set_main_option("script_location", str(_HERE))
+    present = _present(connection)
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if present is not None and present not in known:
+        raise Unavailable(
+            f"the database has the schema {present} of a newer version; this one knows {max(known)} at most: "
+            "run the newer version, or restore a backup from before the upgrade"
+        )
+    config.attributes["connection"] = connection
+    command.upgrade(config, to)
 
 
 def _be_alone(connection: Connection) -> None:
@@ -91,19 +121,6 @@ def is_newest(engine: Engine) -> bool:
     """Whether the database has the schema of this version. Raises Unavailable."""
     try:
         with engine.connect() as connection:
-            present = MigrationContext.configure(connection).get_current_revision()
+            return _present(connection) == newest()
     except exc.DBAPIError as error:
         raise Unavailable(f"the database cannot be reached: {error.orig}") from error
-    config = Config()
-    config.set_main_option("script_location", str(_HERE))
-    return present == ScriptDirectory.from_config(config).get_current_head()
-
-
-def _refuse_newer(connection: Connection, config: Config) -> None:
-    present = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if present is not None and present not in known:
-        raise Unavailable(
-            f"the database has the schema {present} of a newer version; this one knows {max(known)} at most: "
-            "run the newer version, or restore a backup from before the upgrade"
-        )
