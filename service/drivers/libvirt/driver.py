@@ -61,10 +61,8 @@ class LibvirtDriver(CopyCalls, HostDriver):
         self._options = options_of(address)
         self._storage = Storage(self._options)
         self._inventory = Inventory(cluster)
-        self._devices = NodeDevices()
-        self._events = DomainEvents(
-            host_id, self._inventory, lambda machine: self._channels.was_reset(machine), self._devices.changed
-        )
+        devices = self._devices = NodeDevices()
+        self._events = DomainEvents(host_id, self._inventory, lambda m: self._channels.was_reset(m), devices.changed)
         self._overhead = Overhead(self._options.translation_cache_mib << 20)
         self._channels = Channels(self._events.changed)
         self._strangers = Strangers(cluster)
