@@ -32,6 +32,9 @@ def now(connection: Connection) -> int:
 JUMP_MS = 5_000
 """A clock that differs by more from what was expected of it was set."""
 
+UNSEEN_SECONDS = 6.0
+"""Some looks at the clock. Of a longer time without one nobody here knows whether it was set back, and set right again."""
+
 _NONE_HAS_ENDED = 0
 """By this time no lease has ended but those that were given back, which end at 0."""
 
@@ -74,7 +77,8 @@ class StoreClock:
         A clock that has leapt ahead ends every lease at once, of owners too that live and go by their monotonic clock.
         They renew within a lease's time; until then the leap is left out. Of a clock that was set back nobody knows
         how far back it was, and what was taken meanwhile lies as far in the past: within a lease's time only those
-        are free that were given back.
+        are free that were given back. So it is where this process has not looked at the clock for a while, because it
+        stood still or did not reach the database.
         """
         jump = self._jump(present, asked_at)
         if jump < 0 or self._doubts():
@@ -90,7 +94,7 @@ class StoreClock:
             self._ahead_by = max(0, self._forgiven() + jump)
         if jump > 0:
             self._ahead_until = answered_at + self._lease_ms / 1000
-        if jump < 0:
+        if jump < 0 or self._has_not_looked(asked_at):
             self._doubt_until = answered_at + self._lease_ms / 1000
         self._last = present, asked_at, answered_at
         return jump
@@ -100,7 +104,10 @@ class StoreClock:
         return self._wall() - self.now()
 
     def _doubts(self) -> bool:
-        return self._monotonic() < self._doubt_until
+        return self._monotonic() < self._doubt_until or self._has_not_looked(self._monotonic())
+
+    def _has_not_looked(self, since: float) -> bool:
+        return self._last is not None and since - self._last[2] > UNSEEN_SECONDS
 
     def _forgiven(self) -> int:
         return self._ahead_by if self._monotonic() < self._ahead_until else 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from service.store.clock import JUMP_MS, StoreClock
+from service.store.clock import JUMP_MS, UNSEEN_SECONDS, StoreClock
 
 NOW = 1_800_000_000_000
 LEASE = 45_000
@@ -27,6 +27,13 @@ def watched(seconds: Seconds, wall: int = NOW) -> StoreClock:
     clock = StoreClock(LEASE, wall=lambda: wall, monotonic=seconds)
     assert clock.read(NOW, seconds.now) == 0
     return clock
+
+
+def go_on(clock: StoreClock, seconds: Seconds, by: float) -> None:
+    """So many whole seconds, with a look at the clock in each."""
+    for _ in range(int(by)):
+        seconds.now += 1
+        assert clock.read(clock.now(), seconds.now) == 0
 
 
 def test_it_goes_on_between_two_looks_whatever_the_own_clock_says() -> None:
@@ -59,10 +66,10 @@ def test_for_a_leases_time_after_a_leap_leases_are_judged_without_it() -> None:
     leapt = NOW + 1_000 + HOUR
     assert clock.lease_time(leapt, seconds.now) == NOW + 1_000
     assert clock.read(leapt, seconds.now) == HOUR
-    seconds.now += LEASE / 1000 - 1
+    go_on(clock, seconds, LEASE / 1000 - 1)
     assert clock.leases_as_of() == clock.now() - HOUR
     assert clock.lease_time(clock.now(), seconds.now) == clock.now() - HOUR
-    seconds.now += 2
+    go_on(clock, seconds, 2)
     assert clock.leases_as_of() == clock.now()
     assert clock.lease_time(clock.now(), seconds.now) == clock.now()
 
@@ -83,9 +90,26 @@ def test_for_a_leases_time_after_it_was_set_back_no_lease_has_ended() -> None:
     clock.read(NOW + HOUR, seconds.now)
     assert clock.lease_time(NOW, seconds.now) == 0
     assert clock.read(NOW, seconds.now) == -HOUR
-    seconds.now += LEASE / 1000 - 1
+    go_on(clock, seconds, LEASE / 1000 - 1)
     assert clock.leases_as_of() == 0
     assert clock.lease_time(clock.now(), seconds.now) == 0
-    seconds.now += 2
+    go_on(clock, seconds, 2)
     assert clock.leases_as_of() == clock.now()
     assert clock.lease_time(clock.now(), seconds.now) == clock.now()
+
+
+@pytest.mark.parametrize(("unseen", "free"), [(UNSEEN_SECONDS, True), (UNSEEN_SECONDS + 1, False)])
+def test_after_a_time_in_which_nobody_looked_no_lease_has_ended_for_a_leases_time(unseen: float, free: bool) -> None:
+    """It may have been set back meanwhile, and set right again: who worked then has written leases that seem long over."""
+    seconds = Seconds()
+    clock = watched(seconds)
+    go_on(clock, seconds, 60)
+    seconds.now += unseen
+    assert clock.leases_as_of() == (clock.now() if free else 0)
+    assert clock.lease_time(clock.now(), seconds.now) == (clock.now() if free else 0)
+    assert clock.read(clock.now(), seconds.now) == 0
+    assert clock.leases_as_of() == (clock.now() if free else 0)
+    go_on(clock, seconds, LEASE / 1000 - 1)
+    assert clock.leases_as_of() == (clock.now() if free else 0)
+    go_on(clock, seconds, 2)
+    assert clock.leases_as_of() == clock.now()
