@@ -33,7 +33,7 @@ JUMP_MS = 5_000
 """A clock that differs by more from what was expected of it was set."""
 
 UNSEEN_SECONDS = 6.0
-"""Some looks at the clock. Of a longer time without one nobody here knows whether it was set back, and set right again."""
+"""Some looks at the clock. Of a longer time without one nobody knows whether it was set back, and set right again."""
 
 _NONE_HAS_ENDED = 0
 """By this time no lease has ended but those that were given back, which end at 0."""

@@ -100,7 +100,7 @@ def test_for_a_leases_time_after_it_was_set_back_no_lease_has_ended() -> None:
 
 @pytest.mark.parametrize(("unseen", "free"), [(UNSEEN_SECONDS, True), (UNSEEN_SECONDS + 1, False)])
 def test_after_a_time_in_which_nobody_looked_no_lease_has_ended_for_a_leases_time(unseen: float, free: bool) -> None:
-    """It may have been set back meanwhile, and set right again: who worked then has written leases that seem long over."""
+    """It may have been set back meanwhile and set right again: who worked then wrote leases that seem long over."""
     seconds = Seconds()
     clock = watched(seconds)
     go_on(clock, seconds, 60)
