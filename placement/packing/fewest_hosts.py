@@ -75,7 +75,8 @@ def _search(packing: Packing, search: Search, known: list[Load], policy: Policy,
         search.offer(best, used_hosts(best), "greedy")
         if search.loads is None and used_hosts(best) == search.cost:
             search.loads = best
-    if not search.closed and packing.cells is None:
+    # Where a table prices all hosts at once, columns come to the same in less time.
+    if not search.closed and packing.cells is None and DenseTable.cells(packing) > policy.cells:
         _fill_side_by_side(packing, search, weights, stop)
     if not search.closed and packing.cells is None:
         tried.extend(_fill_with_min_slack(packing, search, QUICK, stop))
