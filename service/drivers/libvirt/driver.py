@@ -76,11 +76,7 @@ class LibvirtDriver(CopyCalls, HostDriver):
         self._admitted = ""
         # The test driver's state belongs to one connection, so there is only one.
         self._control = Lane(
-            uri,
-            calls_at_a_time=1,
-            prepare=self._events.listen,
-            closed=self._control_closed,
-            opener=opener,
+            uri, calls_at_a_time=1, prepare=self._events.listen, closed=self._control_closed, opener=opener
         )
         self._lonely = address.transport == "test"
         self._work = self._control if self._lonely else Lane(uri, opener=opener, check=self._check_hypervisor)
