@@ -60,6 +60,19 @@ def test_devices_are_listed_and_one_that_is_out_of_service_is_never_free(page: P
     assert page.texts("#partitions li") == ["nvlink-0: 2 of 2 available, of NUMA cells 0 and 1"]
 
 
+def test_a_member_says_which_devices_it_has(page: Page, http: httpx.Client) -> None:
+    node = {"uuid": ENTRY, "cpuNum": 1, "memorySize": str(GIB), "gpus": [{"model": "h100", "count": 2}]}
+    uuid = deploy(http, "with-both", 1, modelServices=[node])
+    (member,) = http.get(f"/corral/v1/instance-groups/{uuid}").json()["inventory"]["instances"]
+    assert len(member["devices"]) == 2
+    page.open(f"/#/group/{uuid}")
+    told = [f"{key} h100" for key in member["devices"]]
+    page.until(lambda: page.texts("[aria-label=Members] tbody td div") == told, "both devices")
+    assert page.accessibility() == []
+    http.request("DELETE", f"/corral/v1/instance-groups/{uuid}")
+    page.until(lambda: page.text("h1").startswith("Group"), "nobody on them")
+
+
 def test_what_guests_use_is_drawn_apart_from_what_is_claimed_and_told_alike_everywhere(
     page: Page, http: httpx.Client
 ) -> None:

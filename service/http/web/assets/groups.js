@@ -54,11 +54,17 @@ const ACTIONS = [
   ["stop", "Stop", (status) => ["Running", "Degraded"].includes(status), "Its model no longer answers. Disks and capacity are kept."],
 ];
 
+// The devices of its host that a member has; until it is placed how many it wants.
+function Claimed({ of }) {
+  if (!of.devices.length) return of.gpus > 0 ? `${of.gpus} wanted` : "";
+  return of.devices.map((one) => html`<div key=${one.key}><code>${one.key}</code> ${one.model}</div>`);
+}
+
 function Members({ caption, items, devices, picture }) {
   return html`<${Table} caption=${caption} items=${items} keyOf=${(member) => member.uuid} head=${["Rank", "Name", "Status", "Host", "CPU", "Memory", ...(devices ? ["Devices"] : []), "Why"]}
       row=${(member) => html`<th scope="row">${member.rank}</th><td>${member.name}</td><td><${Status} is=${member.status} /></td>
         <td>${host(picture, member.host)}${member.cells.length > 0 && ` NUMA cell ${member.cells.join(", ")}`}${member.target && html` → ${host(picture, member.target)}`}</td>
-        <td>${member.cpu}</td><td>${bytes(member.memory)}</td>${devices && html`<td>${member.gpus}</td>`}<td>${because(member)}</td>`} />`;
+        <td>${member.cpu}</td><td>${bytes(member.memory)}</td>${devices && html`<td><${Claimed} of=${member} /></td>`}<td>${because(member)}</td>`} />`;
 }
 
 export function Group({ picture, loading, uuid, may }) {
@@ -71,7 +77,7 @@ export function Group({ picture, loading, uuid, may }) {
   const members = everybody.filter((member) => !member.beside);
   const beside = everybody.filter((member) => member.beside);
   const answered = whole.value?.inventory?.instances?.[0]?.lastAnswer;
-  const devices = members.some((member) => member.gpus > 0);
+  const devices = everybody.some((member) => member.gpus > 0 || member.devices.length > 0);
   const updating = group.update && !["done", "taken_back"].includes(group.update.stage);
   const url = members.find((member) => member.rank === 0)?.url;
   const put = (verb, title, body) => setAsk({
