@@ -27,13 +27,14 @@ class Bound(NamedTuple):
 
 
 ALIKE = {
-    1: Bound(6, 2, 6, 65, 8, 8),
-    8: Bound(6, 2, 6, 65, 8, 50),
-    64: Bound(6, 2, 6, 65, 8, 330),
+    1: Bound(5, 1, 5, 58, 6, 8),
+    8: Bound(5, 1, 5, 58, 6, 50),
+    64: Bound(5, 1, 5, 58, 6, 330),
 }
 """By the number of members, on hosts that answer at the same time."""
-UNLIKE = {8: Bound(27, 27, 27, 259, 29, 58)}
-"""The same where each host is slower than the one before: what comes of them comes one after the other."""
+UNLIKE = {8: Bound(7, 26, 7, 157, 8, 58)}
+"""The same where each host is slower than the one before: what comes of them comes one after the other, and is written
+together where nobody waits for it."""
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -73,9 +74,11 @@ def _holds(found: Counts, bound: Bound, url: str) -> None:
 def test_groups_at_rest_write_next_to_nothing_and_what_is_lost_is_missed_all_the_same(url: str) -> None:
     counts, seconds = idle_counts(url)
     # In a minute: a turn each 10 s of each group made 92, and each second's groups put off by themselves 20.
-    assert counts.flushes <= 14, counts.by_work
-    assert counts.writes <= 14, counts.by_work
-    # Each second it is asked whether anybody waits for hosts, and on PostgreSQL what the time is.
-    assert counts.statements <= 739 + 60 * url.startswith("postgresql")
+    assert counts.flushes <= 12, counts.by_work
+    assert counts.writes <= 12, counts.by_work
+    # Each second it is asked whether anybody waits for hosts, and on PostgreSQL what the time is; the log is polled
+    # each half second, which by where the minute begins falls into it 119 or 120 times.
+    assert counts.statements <= 786 + 60 * url.startswith("postgresql")
+    assert counts.reads <= 246 + 60 * url.startswith("postgresql")
     assert counts.tasks <= 96
     assert seconds <= 25.0

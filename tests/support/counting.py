@@ -179,7 +179,7 @@ def idle_counts(url: str) -> tuple[Counts, float]:
     async def work(plane: ControlPlane, counted: Counted) -> tuple[Counts, float]:
         for _ in range(GROUPS):
             uuid = await _deploy(plane, 4)
-        await asyncio.sleep(25.0)  # all were looked at once
+        await asyncio.sleep(75.0)  # all were looked at once, and the hosts' marks have followed what was done there
         counts = counted.begin()
         await asyncio.sleep(IDLE_SECONDS)
         counted.begin()
