@@ -25,6 +25,7 @@ from service.store.changed_hosts import Moment
 from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.fleet_events import FleetChange
+from service.store.transaction import T, Work
 
 Views = Callable[[Connection, tuple[Host, ...]], tuple[HostView, ...]]
 
@@ -37,6 +38,9 @@ _SHARE = 20
 """At most one part in this many of a processor is spent on looking at all hosts,"""
 _SHARE_NAMED = 4
 """and one in this many on those that the logs name."""
+REST_SECONDS = 0.2
+"""The longest rest after a look that waited (for a disk, a lock, another process, the database's own processor) and
+took little of a processor here: what happens meanwhile is told late by the wait already."""
 _MOST_NAMED = 500
 """Where the logs name more hosts than this, all are looked at."""
 _MOST_EVENTS = 1_000
@@ -134,17 +138,19 @@ class Picture:
             # Where this look fails, the next one is at all hosts: what the logs named now is not named again.
             next_whole, self._next_whole = self._next_whole, 0.0
             cursor, named = self._feed.head, self._named()
-            seen = None
+            found, cost = None, 0.0
             if named is not None and started < next_whole:
-                seen = await self._store.read(lambda c: self._read_named(c, named))
-            if seen is None:
-                seen = await self._store.read(self._read_all)
+                found, cost = await self._store.read(_costed(lambda c: self._read_named(c, named)))
+            if found is None:
+                seen, more = await self._store.read(_costed(self._read_all))
+                cost += more
+            else:
+                seen = found
             self._take(seen)
             self._cursor = cursor
             now = time.monotonic()
-            took = now - started
-            self._next_whole = next_whole if seen.moment is None else now + max(WHOLE_SECONDS, took * _SHARE)
-            self._next_look = now + max(APART_SECONDS, took * (_SHARE_NAMED - 1) if seen.hosts else 0.0)
+            self._next_whole = next_whole if seen.moment is None else now + max(WHOLE_SECONDS, cost * _SHARE)
+            self._next_look = now + (_rest(now - started, cost) if seen.hosts else APART_SECONDS)
 
     def _take(self, seen: _Seen) -> None:
         """Keep what was read; what is as it was is no change."""
@@ -216,6 +222,23 @@ class Picture:
             removed = known - fleet.host_uuids(connection)
         views = self._read_views(connection, tuple(hosts.values())) if hosts else ()
         return _Seen(views, tuple(removed), revision, moment, zones)
+
+
+def _rest(took: float, cost: float) -> float:
+    """Seconds until the next look may be, after one that took so long, and so many seconds of a processor here."""
+    most = _SHARE_NAMED - 1
+    return max(APART_SECONDS, min(REST_SECONDS, took * most), cost * most)
+
+
+def _costed(work: Work[T]) -> Work[tuple[T, float]]:
+    """The work's answer, and the seconds of a processor that its thread took for it."""
+
+    def run(connection: Connection) -> tuple[T, float]:
+        before = time.thread_time()
+        answer = work(connection)
+        return answer, time.thread_time() - before
+
+    return run
 
 
 def _members(event: Event) -> tuple[Instance, ...]:

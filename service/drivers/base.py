@@ -259,17 +259,20 @@ class ObservedMachine:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A complete list of this cluster's machines on one host, on a live connection.
-
-    Absence is proven only when two listings with the same `boot_id` agree (ARCHITECTURE mechanism 7).
+    """A complete list of this cluster's machines on one host, on a live connection. Absence is proven only when two
+    listings with the same `boot_id` agree (ARCHITECTURE mechanism 7).
     """
 
     boot_id: str
     machines: tuple[ObservedMachine, ...]
+    _by_uuid: dict[str, ObservedMachine] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_uuid", {m.machine_uuid: m for m in reversed(self.machines)})
 
     def find(self, machine_uuid: str) -> ObservedMachine | None:
-        """The machine with this uuid, or None."""
-        return next((m for m in self.machines if m.machine_uuid == machine_uuid), None)
+        """The machine with this uuid (the first one, where several have it), or None."""
+        return self._by_uuid.get(machine_uuid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ class Taken:
     found: Mapping[str, Found]
     ahead: Mapping[str, str]
     flagged: frozenset[str]
-    later: frozenset[str]
+    later: Mapping[str, int]
     free: frozenset[str] = frozenset()
 
 

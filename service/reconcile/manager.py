@@ -31,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 MOST_WORKERS = 256
 POLL_SECONDS = 1.0
-TOGETHER_MS = 2_000
-"""Groups at rest are due at multiples of this: what falls into one is put off by one commit."""
 FIRST_PROBE_SECONDS = 3.0
 STOOD_SECONDS = 15.0
 """Who has not read the database's clock for so long may have missed that it was set, twice even."""
@@ -249,12 +247,17 @@ class Reconciler:
                 self._given_back = True  # by another process, maybe
 
     async def _take(self, limit: int) -> None:
+        try:
+            fine = await self._resting.most_put_off(self._hinted, self._leases)
+        except CorralError as error:
+            logger.warning("no groups were put off or taken: %s", error)
+            return
         asked_at = asyncio.get_running_loop().time()
         hinted, given_back, poked = sorted(self._hinted), self._given_back, self._poked
         self._given_back = self._poked = False
         unsure = [uuid for uuid, until in self._unsure.items() if until > asked_at and uuid not in self._workers]
         self._unsure = {uuid: self._unsure[uuid] for uuid in unsure}
-        fine = self._resting.as_they_should_be(self._context.clock.now(), hinted)
+        fine = {uuid: version for uuid, version in fine.items() if uuid not in self._hinted}
 
         def look(connection: Connection) -> Taken | None:
             now = clock.now(connection)
@@ -262,7 +265,7 @@ class Reconciler:
                 return None
             if is_any_due(connection, now, leases_as_of=self._leases(now, asked_at)):
                 return None
-            return Taken(now, (), {}, *ownership.ahead_or_flagged(connection), frozenset())
+            return Taken(now, (), {}, *ownership.ahead_or_flagged(connection), {})
 
         def take(connection: Connection) -> Taken:
             now = clock.now(connection)
@@ -271,7 +274,7 @@ class Reconciler:
             free = unheard.set_free(connection, self._context.owner, unsure)
             leases = self._leases(now, asked_at)
             owner = self._context.owner
-            later = put_off(connection, fine, now, _rests_until(now), leases_as_of=leases)
+            later = put_off(connection, fine, lambda u: self._resting.until(u, now), now, leases_as_of=leases)
             taken = groups.take_due(connection, owner, now, LEASE_MS, limit, leases_as_of=leases)
             found, hosts = find_taken(connection, taken), ownership.ahead_or_flagged(connection)
             return Taken(now, taken, found, *hosts, later, free)
@@ -292,7 +295,7 @@ class Reconciler:
         self._hinted.difference_update(hinted)
         for uuid in seen.free:
             self._unsure.pop(uuid, None)
-        self._resting.put_off(fine, seen.later, _rests_until(now))
+        self._resting.put_off(fine, seen.later)
         self._context.metrics.lease_takeovers.inc(sum(lease.left_behind for lease in seen.leases))
         steady = int(asked_at * 1000)
         if self._looks_since is None:
@@ -384,11 +387,6 @@ class Reconciler:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)  # type: ignore[arg-type]
         task.add_done_callback(_report)
         self._background.append(task)
-
-
-def _rests_until(now: int) -> int:
-    """When a group that needs no turn at `now` (ms) is looked at next."""
-    return (now + REST_MS) // TOGETHER_MS * TOGETHER_MS
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -83,10 +83,11 @@ def _said(member: Instance, report: GuestReport) -> Observed:
     now = time.monotonic()
     age = now - report.received_at
     silent = now - max(report.received_at, report.heard_since) >= SILENT_SECONDS and report.count > 0
+    ready = report.stage == READY and not silent
     said = Observed(
         member.uuid,
         member.attempt,
-        Observation.EXECUTING,
+        Observation.READY if ready else Observation.EXECUTING,
         address=report.address,
         epoch=report.epoch,
         answered_ms=report.answered * 1000 + int(age * 1000) if report.answered >= 0 else -1,
@@ -98,8 +99,8 @@ def _said(member: Instance, report: GuestReport) -> Observed:
         # Only what is heard now: another replica may have heard of a later boot since.
         boot_id=report.boot_id if report.received_at >= report.heard_since else "",
     )
-    if report.stage == READY and not silent:
-        return replace(said, observation=Observation.READY)
+    if ready:
+        return said
     if report.stage == FAILED and not silent:
         does = "starts no engine" if report.fault else "has given its engine up"
         told = f"its guest {does}: {report.detail}"
@@ -124,15 +125,14 @@ def seen(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
         return (Observed(member.uuid, member.attempt, Observation.REJECTED, "its machine cannot be used on this host"),)
     reason = ""
     if observation is Observation.EXECUTING:
-        said = Observed(member.uuid, member.attempt, observation)
-        if machine.report is not None:
-            said = _said(member, machine.report)
-        reset = machine.reset_seconds
+        report = machine.report
+        said = Observed(member.uuid, member.attempt, observation) if report is None else _said(member, report)
+        reset, unheard = machine.reset_seconds, machine.unheard_seconds > UNHEARD_SECONDS
         news = reset is not None and reset < RESET_SECONDS
-        reset_ms = int(reset * 1000) if reset is not None and news else -1
-        said = replace(said, unheard=machine.unheard_seconds > UNHEARD_SECONDS, reset_ms=reset_ms)
-        ended = member.status is InstanceStatus.REMOVING and machine.report is not None
-        if ended and machine.report is not None and machine.report.stage == STOPPING:
+        if unheard or news:
+            reset_ms = int(reset * 1000) if reset is not None and news else -1
+            said = replace(said, unheard=unheard, reset_ms=reset_ms)
+        if member.status is InstanceStatus.REMOVING and report is not None and report.stage == STOPPING:
             return (said, Quiesced(member.uuid, member.attempt))
         return (said,)
     if observation is Observation.PAUSED:

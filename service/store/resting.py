@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from sqlalchemy import Connection, bindparam, select, update
 
 from service.store import schema
-from service.store.statement import Statement
+from service.store.statement import Statement, among
 
 _GROUPS = schema.groups
 _PUT_OFF = Statement(
@@ -19,6 +19,12 @@ _PUT_OFF = Statement(
         _GROUPS.c.lease_until <= bindparam("leases"),
     )
     .values(due_at=bindparam("at"))
+)
+
+_FREE = Statement(
+    select(_GROUPS.c.uuid, _GROUPS.c.version, _GROUPS.c.due_at).where(
+        among(_GROUPS.c.uuid, "uuids"), _GROUPS.c.lease_until <= bindparam("leases")
+    )
 )
 
 _DUE = Statement(
@@ -34,13 +40,15 @@ def is_any_due(connection: Connection, now: int, *, leases_as_of: int) -> bool:
 
 
 def put_off(
-    connection: Connection, versions: Mapping[str, int], now: int, until: int, *, leases_as_of: int
-) -> frozenset[str]:
+    connection: Connection, versions: Mapping[str, int], until: Callable[[str], int], now: int, *, leases_as_of: int
+) -> Mapping[str, int]:
     """Groups (uuid -> version) that are due, that nobody holds and that are of these versions still are due `until`
-    (ms) from now on; which ones."""
-    asked = {"now": now, "leases": leases_as_of, "at": until}
-    return frozenset(
-        uuid
-        for uuid, version in sorted(versions.items())
-        if _PUT_OFF.run(connection, {**asked, "of": uuid, "seen": version})
-    )
+    (ms, of each uuid) from now on; those that are due then, and when that is."""
+    later = {uuid: until(uuid) for uuid in sorted(versions)}
+    rows = [
+        {"now": now, "leases": leases_as_of, "at": at, "of": uuid, "seen": versions[uuid]} for uuid, at in later.items()
+    ]
+    if _PUT_OFF.many(connection, rows) == len(rows):
+        return later
+    stored = _FREE.all(connection, {"uuids": list(later), "leases": leases_as_of}) if later else ()
+    return {r.uuid: r.due_at for r in stored if (r.version, r.due_at) == (versions[r.uuid], later[r.uuid])}

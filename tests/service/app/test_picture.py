@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -150,3 +151,44 @@ async def test_a_follower_that_comes_later_is_told_all_of_it(tmp_path: Path, who
             await as_stored(lab, one)
         assert len(group.instances) == 1
         assert len(whole_looks) == 1
+
+
+class LateClock:
+    """The machine's clocks, by which each look at named hosts takes so many seconds and next to no processor."""
+
+    thread_time = staticmethod(time.thread_time)
+
+    def __init__(self) -> None:
+        self.late = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.late
+
+
+async def test_a_look_that_waited_does_not_hold_back_what_comes_next(
+    tmp_path: Path, whole_looks: list[Picture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, read = LateClock(), Picture._read_named
+
+    def waits(self: Picture, connection: Connection, named: frozenset[str]) -> pictures._Seen | None:
+        clock.late += 600.0
+        return read(self, connection, named)
+
+    async with whole(tmp_path, config_text(hosts=2)) as lab, followed(lab) as one:
+        monkeypatch.setattr(pictures, "time", clock)
+        monkeypatch.setattr(Picture, "_read_named", waits)
+        uuid = lab.uuid_of("host-1")
+        await lab.fleet.DisableHost(fleet_pb2.DisableHostRequest(uuid=uuid))
+        await one.until(lambda: one.hosts[uuid].host.state is HostState.DISABLED)
+        await lab.fleet.EnableHost(fleet_pb2.EnableHostRequest(uuid=uuid))
+        await one.until(lambda: one.hosts[uuid].host.state is HostState.ENABLED)
+
+
+@pytest.mark.parametrize(
+    ("took", "cost", "rest"),
+    [(0.001, 0.001, pictures.APART_SECONDS), (60.0, 0.001, pictures.REST_SECONDS), (0.5, 0.4, 1.2), (0.03, 0.0, 0.09)],
+)
+async def test_only_a_look_that_took_the_processor_is_followed_by_a_long_rest(
+    took: float, cost: float, rest: float
+) -> None:
+    assert pictures._rest(took, cost) == pytest.approx(rest)
