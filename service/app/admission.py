@@ -17,6 +17,7 @@ from service.domain.fleet import Cluster, Zone
 from service.domain.presets import Gate, preset_of
 from service.domain.specs import GroupSpec, NodeSpec
 from service.errors import InvalidArgument, NotFound
+from service.planning import confinement
 
 MAX_CPU = 4096
 MAX_MEMORY = 64 << 40
@@ -133,3 +134,8 @@ def _check_sizes(resolved: Sequence[NodeSpec]) -> None:
             raise InvalidArgument.of(
                 f"{path}.memory_size", f"is {node.memory_size}; {MIN_MEMORY} to {MAX_MEMORY} bytes are allowed"
             )
+        if node.numa_cells > node.cpu_num:
+            raise InvalidArgument.of(f"{path}.numa_cells", f"must not be more than its processors: {node.cpu_num}")
+        if node.huge_pages and not confinement.fits(node, node.huge_pages):
+            text = f"is {node.memory_size}: no whole number of pages of {node.huge_pages} for each of its NUMA cells"
+            raise InvalidArgument.of(f"{path}.memory_size", text)

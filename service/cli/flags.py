@@ -20,13 +20,14 @@ Request = deploy_pb2.DeployDistributedModelServiceRequest | deploy_pb2.PlanDistr
 
 # The options that say what one member is; None or () where they are not given.
 _OF_GPUS = ("gpus", "gpu_numa", "gpu_same_partition")
+_OF_CPUS = ("numa_cells", "dedicated_cpus", "isolate_emulator_threads", "huge_pages")
 _OF_A_MEMBER = (
     "model_service",
     "members",
     "cpu",
     "memory",
     "zone",
-    "numa_cells",
+    *_OF_CPUS,
     *_OF_GPUS,
     "env",
     "timeout",
@@ -75,6 +76,21 @@ def options(function: Any) -> Any:
                 metavar="N",
                 help="Without FILE: over how many NUMA cells of its host a member is spread, which its guest sees.",
             ),
+            click.option(
+                "--dedicated-cpus",
+                is_flag=True,
+                help="Without FILE: a member's processors are no other's, on hosts whose operator gives that.",
+            ),
+            click.option(
+                "--isolate-emulator-threads",
+                is_flag=True,
+                help="With --dedicated-cpus: QEMU's own threads run on other processors of the host.",
+            ),
+            click.option(
+                "--huge-pages",
+                type=click.Choice(["2MiB", "1GiB"]),
+                help="Without FILE: a member's memory is of such pages, on hosts whose operator gives them.",
+            ),
             click.option("--gpu", "gpus", multiple=True, type=COUNT, metavar="MODEL=N", help="Without FILE: its GPUs."),
             gpu_options,
             click.option(
@@ -107,7 +123,9 @@ def fill(session: Session, told: dict[str, Any], name: str | None, into: Request
         node.cpu_num = told["cpu"]
     if "memory" in told:
         node.memory_size = told["memory"]
-    node.numa_cells = told.get("numa_cells", 0)
+    for name in _OF_CPUS:
+        if name in told:
+            setattr(node, name, told[name])
     node.count = told.get("members", 1)
     node.timeout = told.get("timeout", 0)
     node.gpus.extend(gpus)

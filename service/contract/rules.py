@@ -11,7 +11,7 @@ from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2, project_pb2
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from service.contract.gpu_rules import cells_agree, gpu_violations, gpus_are_right
+from service.contract.gpu_rules import cells_agree, confinement_is_right, gpu_violations, gpus_are_right
 from service.domain import ranks, weights
 from service.domain.containers import is_reference
 from service.domain.fleet import MAX_RATIO, HostAddress
@@ -302,7 +302,12 @@ _MODEL_SERVICE_FIELDS = tuple(
     if field.name not in ("uuid", "update_mask", "etag", "validate_only")
 )
 
-_OF_NODES: Sequence[Rule] = (_ranks_are_right, _roles_and_counts_are_right, gpus_are_right)
+_OF_NODES: Sequence[Rule] = (
+    _ranks_are_right,
+    _roles_and_counts_are_right,
+    gpus_are_right,
+    confinement_is_right,
+)
 
 
 def _alternatives_are_right(request: deploy_pb2.DeployDistributedModelServiceRequest) -> Iterator[FieldViolation]:
@@ -316,6 +321,7 @@ _DEPLOY: Sequence[Rule] = (
     _ranks_are_right,
     _roles_and_counts_are_right,
     gpus_are_right,
+    confinement_is_right,
     cells_agree,
     _waits_for_or_until,
 )
@@ -337,6 +343,7 @@ _RULES: Mapping[str, Sequence[Rule]] = {
         _updates_are_right,
         _roles_and_counts_are_right,
         gpus_are_right,
+        confinement_is_right,
     ),
     "corral.v1.RolloutInstanceGroupRequest": (_changes_are_right,),
     "corral.v1.UpdateInstanceGroupRequest": (

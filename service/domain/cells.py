@@ -23,6 +23,8 @@ class NumaPolicy(StrEnum):
     REQUIRED = "required"  # only placed where a cell has room for all of it
 
 
+PAGES: Mapping[str, int] = {"2MiB": 2 << 20, "1GiB": 1 << 30}
+"""The sizes of huge pages, by the names that members and hosts give them, in bytes."""
 PINNED = ("vcpu", "memory")
 """What cells have, and what a member that is pinned takes of its cells."""
 

@@ -80,7 +80,9 @@ class NodeSpec:
     lower `start_order` are running. As a face hands it in `start_order` -1 is unset, and `count` says how many alike
     members are meant; each stored one is one.
     `devices`: what the devices of any model are on the host that the member was placed on last.
-    `numa_cells`: over how many NUMA cells of its host it is spread; 0: as its group's policy says.
+    `numa_cells`: over how many NUMA cells of its host it is spread; 0: as `numa` says; that None: as its group's policy
+    does. `dedicated_cpus`, `isolate_emulator_threads`: whether its processors, and others than QEMU's own threads, are
+    its alone; `huge_pages`: a name of `cells.PAGES`, empty: of whatever pages.
     """
 
     name: str
@@ -107,6 +109,10 @@ class NodeSpec:
     count: int = 1
     devices: tuple[GpuRequest, ...] = ()
     numa_cells: int = 0
+    numa: NumaPolicy | None = None
+    dedicated_cpus: bool = False
+    isolate_emulator_threads: bool = False
+    huge_pages: str = ""
 
     @property
     def held_gpus(self) -> tuple[GpuRequest, ...]:

@@ -164,6 +164,7 @@ class MachineSpec:
     `isolation`: whom its group may talk with, held to where the host can; None: nothing is held to.
     `asked_for`: what the host is to be asked of the guest's readiness, `agent` or `serial`; empty for nothing. A host
     that cannot be asked that refuses the machine (HostRejected `unsupported`).
+    `relies_on`: options that its host must have, and their values, empty for any; another host refuses it likewise.
     """
 
     identity: MachineIdentity
@@ -183,6 +184,7 @@ class MachineSpec:
     devices: tuple[HeldDevice, ...] = ()
     isolation: Isolation | None = None
     asked_for: str = ""
+    relies_on: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -382,6 +382,7 @@ KINDS: Mapping[str, Kind] = {
                 {
                     *("cpu", "memory", "boot_ms", "call_ms", "foreign_cpu", "foreign_memory"),
                     *("migrate_ms", "live_migration", "numa", "bare_metal", "busy", "clean"),
+                    *("dedicated_cpus", "huge_pages"),
                 }
             ),
             option_pattern=re.compile(r"gpu\.[A-Za-z0-9._-]{1,60}"),

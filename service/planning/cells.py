@@ -57,8 +57,10 @@ def asked(policy: NumaPolicy, node: NodeSpec) -> int:
 
 def wanted(policy: NumaPolicy, node: NodeSpec) -> NumaPolicy:
     """What holds for a member, and for its devices where they say nothing else: one that asks for cells must have
-    them."""
-    return NumaPolicy.REQUIRED if node.numa_cells else policy
+    them, and what it says itself stands over what is said of the group's members."""
+    if node.numa_cells:
+        return NumaPolicy.REQUIRED
+    return policy if node.numa is None else node.numa
 
 
 def given(
@@ -75,7 +77,8 @@ def given(
         for m in landing
         if where[m.uuid].cells
     }
-    if policy is not NumaPolicy.PREFERRED:
+    prefer = {m.uuid for m in landing if wanted(policy, m.spec) is NumaPolicy.PREFERRED}
+    if not prefer:
         return found
     free: dict[str, dict[int, dict[str, int]]] = {}
     for member in sorted(landing, key=lambda m: (m.uuid not in found, -m.spec.memory_size, m.rank)):
@@ -86,6 +89,8 @@ def given(
             mine = found[member.uuid]
             for number in mine:
                 cells[number] = {name: left - -(-takes[name] // len(mine)) for name, left in cells[number].items()}
+            continue
+        if member.uuid not in prefer:
             continue
         fitting = [n for n, left in cells.items() if all(left[name] >= takes[name] for name in PINNED)]
         if fitting:

@@ -22,6 +22,7 @@ from placement.outcome import Explanation
 from placement.reasons import Family
 from service.domain import placement_rules
 from service.domain.groups import Group, Instance, InstanceStatus
+from service.planning import confinement
 
 SPARE_WEIGHT = 1_000
 """What each spare host counts that members take which lost theirs: as much as the most that a wish may count."""
@@ -98,6 +99,9 @@ def between(group: Group, members: Callable[[str], Selector]) -> Iterator[Constr
 def rules_named(explanation: Explanation, group: Group) -> str:
     """The fields of the policy that stand for the families in conflict, or for those that could be given up."""
     told = {*explanation.conflict, *(cure.family for cure in explanation.cures if cure.family is not None)}
-    fields = placement_rules.fields_of(group.spec.placement)
+    fields = dict(placement_rules.fields_of(group.spec.placement))
+    waiting = [m.spec for m in group.instances if m.status is InstanceStatus.PENDING]
+    if confined := tuple(confinement.fields(waiting)):
+        fields[Family.LABELS] = (*fields.get(Family.LABELS, ()), *confined)
     named = [f"{family.value}: {', '.join(fields[family])}" for family in Family if family in told and family in fields]
     return f" ({'; '.join(named)})" if named else ""

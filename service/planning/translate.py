@@ -17,7 +17,7 @@ from service.domain.fleet import Host as FleetHost
 from service.domain.groups import Failure, Group, Instance, InstanceStatus, PlacementRecord, Seat
 from service.domain.specs import MachineType, NodeSpec, PlacementPolicy
 from service.errors import NoCapacity, Undecided, Unsatisfiable
-from service.planning import bare_metal, cells, group_rules, images, unseen
+from service.planning import bare_metal, cells, confinement, group_rules, images, unseen
 from service.planning.devices import devices_given, devices_named, models, together
 from service.planning.devices import pools as stand
 
@@ -173,7 +173,8 @@ def seen(
 
 def _labels(host: FleetHost) -> dict[str, str]:
     cluster = {CLUSTER_LABEL: host.cluster_uuid} if host.cluster_uuid else {}
-    return {**host.labels, **host.machine_labels, **images.labels(host), TYPE_LABEL: host.machine_type, **cluster}
+    own = {**host.machine_labels, **images.labels(host), **confinement.labels(host), TYPE_LABEL: host.machine_type}
+    return {**host.labels, **own, **cluster}
 
 
 def _member_labels(group: str, apart: Mapping[str, frozenset[str]]) -> dict[str, str]:
@@ -253,7 +254,7 @@ def _members(group: str) -> Selector:
 def _host_labels(node: NodeSpec, policy: PlacementPolicy) -> dict[str, tuple[str, ...]]:
     """What a host must be for the node to go there."""
     wanted = {one.key: one.values for one in policy.required_host_labels if bare_metal.asks(node.type, one.key)}
-    wanted[TYPE_LABEL] = (node.type.value,)
+    wanted |= {**confinement.asked(node), TYPE_LABEL: (node.type.value,)}
     if node.cluster_uuid:
         wanted[CLUSTER_LABEL] = (node.cluster_uuid,)
     return wanted

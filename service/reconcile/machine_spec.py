@@ -17,6 +17,7 @@ from service.domain.groups import Group, Instance
 from service.domain.isolation import isolation_of
 from service.domain.ownership import Installation
 from service.drivers.base import MachineIdentity, MachineSpec, NetworkInterface
+from service.planning import confinement
 from service.planning.translate import demand
 from service.serving import engine, supervisor
 from service.serving.record import machine_record
@@ -66,6 +67,7 @@ def machine_spec(
         record=machine_record(group, member, entry, document["group"]["epoch"]),
         isolation=isolation_of(group, zones[host.zone_uuid], zones) if member.address else None,
         asked_for=asked_for,
+        relies_on=confinement.options(member.spec),
     )
 
 

@@ -206,6 +206,10 @@ class NodeSpec(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     MODEL_UUID_FIELD_NUMBER: _builtins.int
     NUMA_CELLS_FIELD_NUMBER: _builtins.int
+    NUMA_POLICY_FIELD_NUMBER: _builtins.int
+    DEDICATED_CPUS_FIELD_NUMBER: _builtins.int
+    ISOLATE_EMULATOR_THREADS_FIELD_NUMBER: _builtins.int
+    HUGE_PAGES_FIELD_NUMBER: _builtins.int
     is_initial_node: _builtins.bool
     """Whether this is the initial node: the leader, rank 0, that workers join. At most one node of a
     group is. Where none is marked, the node of rank 0 is the first.
@@ -269,8 +273,25 @@ class NodeSpec(_message.Message):
     numa_cells: _builtins.int
     """Over how many NUMA cells of its host the machine is spread: an equal share of its processors and memory is of each,
     and its guest sees as many NUMA nodes, with the accelerators of each beside them. At most one for each processor.
-    1 pins it to one cell; 0 means what `placement_policy.numa` says. Not where that is `NUMA_POLICY_NONE`, and not for
-    type `BareMetal`.
+    1 pins it to one cell; 0 means what `numa_policy` says. Not where that is `NUMA_POLICY_NONE`, and not for type
+    `BareMetal`.
+    """
+    numa_policy: _placement_pb2.NumaPolicy.ValueType
+    """Whether the machine is pinned to one NUMA cell of its host, in place of what `placement_policy.numa` says of all
+    members. Unspecified means what that says. Not for type `BareMetal`.
+    """
+    dedicated_cpus: _builtins.bool
+    """Whether each of its processors is one of its host's that no other machine has: it is placed on hosts alone whose
+    option `dedicated_cpus` gives every machine that. Without it any host will do. Not for type `BareMetal`.
+    """
+    isolate_emulator_threads: _builtins.bool
+    """Whether its hypervisor's own threads (QEMU's emulator and I/O threads) run on other processors than the machine's:
+    it is placed on hosts alone whose option `emulator_cpus` names some. Only with `dedicated_cpus`.
+    """
+    huge_pages: _builtins.str
+    """The size of the pages that all of its memory is of: it is placed on hosts alone whose option `huge_pages` is that,
+    and its memory is a whole number of them for each of its NUMA cells. Empty means any: also on a host with huge
+    pages, where its memory is a whole number of them. Not for type `BareMetal`.
     """
     @_builtins.property
     def environment_variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -313,10 +334,14 @@ class NodeSpec(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         model_uuid: _builtins.str = ...,
         numa_cells: _builtins.int = ...,
+        numa_policy: _placement_pb2.NumaPolicy.ValueType = ...,
+        dedicated_cpus: _builtins.bool = ...,
+        isolate_emulator_threads: _builtins.bool = ...,
+        huge_pages: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num", "_memory_size", b"_memory_size", "_node_rank", b"_node_rank", "_start_order", b"_start_order", "cpu_num", b"cpu_num", "memory_size", b"memory_size", "node_rank", b"node_rank", "start_order", b"start_order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num", "_memory_size", b"_memory_size", "_node_rank", b"_node_rank", "_start_order", b"_start_order", "cluster_uuid", b"cluster_uuid", "count", b"count", "cpu_num", b"cpu_num", "description", b"description", "environment_variables", b"environment_variables", "gpus", b"gpus", "is_initial_node", b"is_initial_node", "labels", b"labels", "memory_size", b"memory_size", "model_uuid", b"model_uuid", "name", b"name", "node_rank", b"node_rank", "numa_cells", b"numa_cells", "role", b"role", "root_disk_size", b"root_disk_size", "start_order", b"start_order", "startup_parameters", b"startup_parameters", "tensor_parallel_size", b"tensor_parallel_size", "timeout", b"timeout", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num", "_memory_size", b"_memory_size", "_node_rank", b"_node_rank", "_start_order", b"_start_order", "cluster_uuid", b"cluster_uuid", "count", b"count", "cpu_num", b"cpu_num", "dedicated_cpus", b"dedicated_cpus", "description", b"description", "environment_variables", b"environment_variables", "gpus", b"gpus", "huge_pages", b"huge_pages", "is_initial_node", b"is_initial_node", "isolate_emulator_threads", b"isolate_emulator_threads", "labels", b"labels", "memory_size", b"memory_size", "model_uuid", b"model_uuid", "name", b"name", "node_rank", b"node_rank", "numa_cells", b"numa_cells", "numa_policy", b"numa_policy", "role", b"role", "root_disk_size", b"root_disk_size", "start_order", b"start_order", "startup_parameters", b"startup_parameters", "tensor_parallel_size", b"tensor_parallel_size", "timeout", b"timeout", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cpu_num: _TypeAlias = _typing.Literal["cpu_num"]  # noqa: Y015
     _WhichOneofArgType__cpu_num: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num"]  # noqa: Y015

@@ -202,6 +202,10 @@ def _node(message: group_pb2.NodeSpec) -> NodeSpec:
         start_order=message.start_order if message.HasField("start_order") else roles.UNSET,
         count=rules.copies(message),
         numa_cells=message.numa_cells,
+        numa=NUMA_POLICIES[message.numa_policy] if message.numa_policy else None,
+        dedicated_cpus=message.dedicated_cpus,
+        isolate_emulator_threads=message.isolate_emulator_threads,
+        huge_pages=message.huge_pages,
     )
 
 

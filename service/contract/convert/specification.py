@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from service.domain.cells import NumaPolicy
 from service.domain.specs import GpuRequest, GroupSpec, NodeSpec
 
 # Every answer about a group has its YAML in it, so this is made for speed: one encoder for all.
@@ -49,6 +50,10 @@ def _node(node: NodeSpec) -> dict[str, Any]:
             "environmentVariables": sorted(node.environment_variables),
             "gpus": [_gpu(gpu) for gpu in node.gpus],
             "numaCells": node.numa_cells or None,
+            "numaPolicy": _numa(node.numa),
+            "dedicatedCpus": node.dedicated_cpus or None,
+            "isolateEmulatorThreads": node.isolate_emulator_threads or None,
+            "hugePages": node.huge_pages,
             "labels": dict(node.labels),
             "role": node.role,
             "startOrder": node.start_order if node.role else None,
@@ -61,10 +66,14 @@ def _gpu(gpu: GpuRequest) -> dict[str, Any]:
         {
             "model": gpu.model,
             "count": gpu.count,
-            "numaPolicy": f"NUMA_POLICY_{gpu.numa.name}" if gpu.numa is not None else None,
+            "numaPolicy": _numa(gpu.numa),
             "samePartition": gpu.same_partition or None,
         }
     )
+
+
+def _numa(policy: NumaPolicy | None) -> str | None:
+    return f"NUMA_POLICY_{policy.name}" if policy is not None else None
 
 
 def _without_empty(values: Mapping[str, Any]) -> dict[str, Any]:

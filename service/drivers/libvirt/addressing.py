@@ -7,10 +7,10 @@ outside: every part is checked here and quoted.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from service.domain.cells import PAGES
 from service.domain.fleet import HostAddress
 from service.drivers.base import HostRejected
 from service.drivers.libvirt.numa import numbers
@@ -19,8 +19,6 @@ DEFAULT_POOL = "corral"
 DEFAULT_POOL_PATH = "/var/lib/libvirt/corral"
 VIRT_TYPES = ("auto", "kvm", "qemu")
 MIGRATION_TRANSPORTS = ("tcp", "tls")
-PAGES: Mapping[str, int] = {"2MiB": 2 << 20, "1GiB": 1 << 30}
-"""What `huge_pages` may be, and the bytes of such a page."""
 TRANSPORTS = ("unix", "tcp", "tls", "ssh", "test")
 
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[?[0-9A-Fa-f:.]{2,45}\]?")

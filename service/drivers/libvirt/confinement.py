@@ -8,6 +8,7 @@ from typing import Any
 
 import libvirt
 
+from service.domain.cells import PAGES
 from service.drivers.base import HostRejected, MachineSpec
 from service.drivers.libvirt import numa
 from service.drivers.libvirt.addressing import Options
@@ -51,6 +52,7 @@ class Confinement:
         `no_processors` where others have those that it needs: a count that fits the claims, and machines that are none
         of ours are in the way.
         """
+        self._check_given(spec)
         page = self._options.huge_page
         if page and spec.memory_bytes % page:
             text = f"the host's machines have pages of {page >> 20} MiB, and their memory is a multiple of that"
@@ -77,6 +79,18 @@ class Confinement:
             page,
             pinned.nodes,
         )
+
+    def _check_given(self, spec: MachineSpec) -> None:
+        given, pages = self._options, spec.relies_on.get("huge_pages", "")
+        if "dedicated_cpus" in spec.relies_on and not given.dedicated_cpus:
+            lacks = "processors of their own"
+        elif "emulator_cpus" in spec.relies_on and not given.emulator_cpus:
+            lacks = "processors beside theirs for QEMU's own threads"
+        elif pages and PAGES[pages] != given.huge_page:
+            lacks = f"memory of pages of {pages}"
+        else:
+            return
+        raise HostRejected("unsupported", f"the host does not give its machines {lacks}, which this one must have")
 
 
 def chosen(cells: Sequence[HostCell], wanted: Sequence[int], count: int, taken: Collection[int]) -> tuple[int, ...]:

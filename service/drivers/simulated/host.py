@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from service.domain.cells import PINNED, by_cell, resource_of, with_cells
+from service.domain.cells import PAGES, PINNED, by_cell, resource_of, with_cells
 from service.domain.devices import PciFunction
 from service.domain.fleet import GPU
 from service.domain.ownership import OwnerMark
@@ -38,8 +38,9 @@ class SimulationOptions:
     `gpu.<model>` (how many devices of the model it has, evenly over its cells), `numa` (into how many NUMA cells `cpu`
     and `memory` are divided evenly; 0: it tells none),
     `foreign_cpu`, `foreign_memory` (held by machines of others), `busy` (the percentage of what they claim that running
-    machines take; without it that is not told), `state_file` (the file that the machines stand in, for
-    several control planes on one machine; without it they are in memory).
+    machines take; without it that is not told), `dedicated_cpus` (`true` | `false`), `huge_pages` (`2MiB` | `1GiB`; as
+    of hypervisors: members may ask for it, and what it is of is promised to one alone), `state_file` (the file that the
+    machines stand in, for several control planes on one machine; without it they are in memory).
     """
 
     total: Mapping[str, int]
@@ -72,6 +73,9 @@ class SimulationOptions:
         clean = left.pop("clean", "none")
         if clean not in ("none", "metadata", "erase") or (clean != "none" and bare_metal == "no"):
             raise HostRejected("bad_request", "option 'clean' is none, or of bare metal metadata or erase")
+        for name, allowed in (("dedicated_cpus", ("true", "false")), ("huge_pages", ("", *PAGES))):
+            if left.pop(name, allowed[0]) not in allowed:
+                raise HostRejected("bad_request", f"option {name!r} is not {' or '.join(filter(None, allowed))}")
         for name in [n for n in left if n.startswith("gpu.")]:
             total[name] = _amount(left, name, 0)
         if sum(amount for name, amount in total.items() if name.startswith(GPU)) > MOST_DEVICES:

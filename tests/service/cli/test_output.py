@@ -80,7 +80,8 @@ def test_a_request_is_told_by_options_alone(
 ) -> None:
     monkeypatch.setattr("service.cli.flags._service", lambda session, wanted: f"uuid of {wanted}")
     told = (
-        "--name chat --model-service llama --members 3 --cpu 4 --memory 16GiB --numa-cells 2 --gpu a100=2 --env A=b=c"
+        "--name chat --model-service llama --members 3 --cpu 4 --memory 16GiB --numa-cells 2 --dedicated-cpus "
+        "--huge-pages 2MiB --gpu a100=2 --env A=b=c"
     )
     assert main(["--server", address, "plan", *told.split()]) == errors.OK
     (sent,) = service.requests
@@ -89,7 +90,8 @@ def test_a_request_is_told_by_options_alone(
     assert (sent.name, sent.service_creation_strategy) == ("chat", "parallel")
     assert (node.uuid, node.count, node.cpu_num, node.memory_size) == ("uuid of llama", 3, 4, 16 << 30)
     assert ([(g.model, g.count) for g in node.gpus], dict(node.environment_variables)) == ([("a100", 2)], {"A": "b=c"})
-    assert node.numa_cells == 2
+    assert (node.numa_cells, node.dedicated_cpus, node.huge_pages) == (2, True, "2MiB")
+    assert not node.isolate_emulator_threads
     (gpu,) = node.gpus
     assert (gpu.numa_policy, gpu.same_partition) == (placement_pb2.NUMA_POLICY_UNSPECIFIED, False)
     assert main(["--server", address, "plan", "request.json", "--cpu", "4"]) == errors.USAGE

@@ -65,6 +65,8 @@ def test_every_option_of_a_driver_can_be_set_unless_it_names_a_file_here() -> No
         "numa": "2",
         "bare_metal": "no",
         "clean": "none",
+        "dedicated_cpus": "true",
+        "huge_pages": "2MiB",
     }
     read = SimulationOptions.read(given)
     of_cells = {"cell.0.vcpu": 2, "cell.0.memory": 2, "cell.1.vcpu": 1, "cell.1.memory": 1}

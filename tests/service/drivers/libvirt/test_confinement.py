@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -72,6 +73,38 @@ async def test_memory_that_is_not_of_whole_pages_is_refused_and_leaves_nothing()
     with pytest.raises(HostRejected, match="multiple of that") as refused:
         await driver(host, huge_pages="2MiB").create_paused(odd, budget_seconds=BUDGET)
     assert (refused.value.code, host.domains, host.volumes) == ("unsupported", {}, {})
+
+
+@pytest.mark.asyncio
+async def test_pages_that_a_machines_cells_cannot_share_alike_are_refused_and_leave_nothing() -> None:
+    host = FakeHost(topology=TOPOLOGY)
+    uneven = specification(1, vcpus=2, memory_bytes=66 * MIB, cells=(0, 1))
+    with pytest.raises(HostRejected, match="33 pages, which 2 cells cannot share alike") as refused:
+        await driver(host, huge_pages="2MiB").create_paused(uneven, budget_seconds=BUDGET)
+    assert (refused.value.code, host.domains, host.volumes) == ("unsupported", {}, {})
+    await driver(host, huge_pages="2MiB").create_paused(replace(uneven, memory_bytes=68 * MIB), budget_seconds=BUDGET)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("relies_on", "enough", "words"),
+    [
+        ({"dedicated_cpus": "true"}, {"dedicated_cpus": "true"}, "processors of their own"),
+        ({"emulator_cpus": ""}, {"dedicated_cpus": "true", "emulator_cpus": "0"}, "for QEMU's own threads"),
+        ({"huge_pages": "2MiB"}, {"huge_pages": "2MiB"}, "pages of 2MiB"),
+    ],
+)
+async def test_a_host_that_does_not_give_what_a_machine_must_have_refuses_it(
+    relies_on: dict[str, str], enough: dict[str, str], words: str
+) -> None:
+    """As one whose operator has taken the option back since the member was placed there."""
+    host = FakeHost(topology=TOPOLOGY)
+    spec = specification(1, memory_bytes=64 * MIB, relies_on=relies_on)
+    with pytest.raises(HostRejected, match=words) as refused:
+        await driver(host).create_paused(spec, budget_seconds=BUDGET)
+    assert (refused.value.code, host.domains, host.volumes) == ("unsupported", {}, {})
+    await driver(host, **enough).create_paused(spec, budget_seconds=BUDGET)
+    assert list(host.domains) == [spec.identity.machine_uuid]
 
 
 @pytest.mark.asyncio
