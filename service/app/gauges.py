@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from service.app.feed import Feed
 from service.app.projects import usages
-from service.domain.devices import Device
+from service.domain.devices import Device, reported_kind
 from service.domain.fencing import Verdict
 from service.domain.fleet import GPU, MEMORY, VCPU, Host, HostStatus, Zone
 from service.domain.ownership import Holding
@@ -93,7 +93,9 @@ class Gauges:
         _replace_amounts(metrics.host_foreign, [(n, h.foreign) for h, n in hosts])
         _replace_amounts(metrics.host_used, [(n, self._used(h.uuid)) for h, n in hosts])
         states = Counter((*names.of(one.host_uuid), one.state.value) for one in stored.devices)
-        replace(metrics.host_devices, {labels: float(count) for labels, count in states.items()})
+        replace(metrics.devices.states, {labels: float(count) for labels, count in states.items()})
+        kinds = Counter((*names.of(d.host_uuid), kind.value) for d in stored.devices if (kind := reported_kind(d)))
+        replace(metrics.devices.out_by_report, {labels: float(count) for labels, count in kinds.items()})
         held: Samples = {(*names.of(uuid), kind.value): count for (uuid, kind), count in stored.held.items()}
         replace(metrics.quarantined, held)
         closed: Samples = {(*n, h.cleaning.state.value): 1 for h, n in hosts if h.cleaning.state.value}

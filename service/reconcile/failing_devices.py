@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
+from prometheus_client import Counter
+
+from service.domain.devices import kind_of_report
 from service.domain.groups import Group, Instance
 from service.drivers.base import DriverError, HostRejected, ObservedMachine
 from service.errors import CorralError
@@ -42,27 +46,33 @@ async def take_out(store: Store, group: Group, member: Instance, error: DriverEr
     logger.error("devices %s of host %s are in quarantine: %s", ", ".join(keys), member.host_name, NOT_CLEANED)
 
 
-async def heed(store: Store, host_name: str, host_uuid: str, machine: ObservedMachine) -> None:
+async def heed(store: Store, reports: Counter, host_name: str, host_uuid: str, machine: ObservedMachine) -> None:
     """Quarantine what the guest of a member's machine says fails. Raises CorralError: the next look brings it again.
 
-    A guest may say so at each look for as long as it runs: only what is new locks the host and is written.
+    A guest may say so at each look for as long as it runs: only what is new locks the host and is written. `reports`:
+    of `service/telemetry/device_metrics.py`.
     """
     of = machine.identity
 
     def new(connection: Connection) -> bool:
         return bool(devices.newly_ailing(connection, host_uuid, of.instance, of.attempt, machine.ailing))
 
-    def reported(connection: Connection) -> tuple[str, ...]:
-        keys = devices.reported(connection, host_uuid, of.instance, of.attempt, machine.ailing)
-        if keys:
-            _told(connection, host_uuid)
-        return keys
+    def reported(connection: Connection) -> tuple[Mapping[str, str], str]:
+        said = devices.reported(connection, host_uuid, of.instance, of.attempt, machine.ailing)
+        return said, _told(connection, host_uuid) if said else ""
 
-    if await store.read(new) and (keys := await store.write(reported)):
-        logger.error("devices %s of host %s are in quarantine: the guest of %s reports %s", ", ".join(keys), host_name,
-                     of.instance, "; ".join(sorted(set(machine.ailing.values()))))  # fmt: skip
+    if not await store.read(new):
+        return
+    said, zone = await store.write(reported)
+    for why in said.values():
+        reports.labels(host_name, zone, kind_of_report(why).value).inc()
+    if said:
+        logger.error("devices %s of host %s are in quarantine: the guest of %s reports %s", ", ".join(said), host_name,
+                     of.instance, "; ".join(sorted(set(said.values()))))  # fmt: skip
 
 
-def _told(connection: Connection, host_uuid: str) -> None:
+def _told(connection: Connection, host_uuid: str) -> str:
+    """Tell that the host has changed; returns its zone's name."""
     host = fleet.host(connection, host_uuid)
     fleet_events.append(connection, FleetChange.HOST, host_uuid, host.zone_uuid, clock.now(connection))
+    return fleet.zones(connection)[host.zone_uuid].name

@@ -154,7 +154,8 @@ class Sweep:
         wanted = [m for m in machines if fates[m.machine_uuid][0] is Fate.KEEP]
         for machine in wanted:
             if machine.ailing:
-                await failing_devices.heed(self._store, monitor.host.name, host_uuid, machine)
+                reports = self._metrics.devices.reports
+                await failing_devices.heed(self._store, reports, monitor.host.name, host_uuid, machine)
         await self._define_again(monitor, wanted)
         for instance, attempt, group in sorted(here.stale_claims):
             await self._release(monitor, MachineIdentity(self._custody.installation.cluster, group, instance, attempt))

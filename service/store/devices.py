@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, case, delete, insert, select, tuple_, update
 
-from service.domain.devices import Clean, Device, DeviceState, HeldFunction, Unit
+from service.domain.devices import REPORTED, Clean, Device, DeviceState, HeldFunction, Unit
 from service.domain.fleet import GPU, MEMORY, Overcommit
 from service.domain.ownership import Holding, Quarantined
 from service.errors import NotFound, WrongState
@@ -213,13 +213,14 @@ def quarantine(connection: Connection, host_uuid: str, keys: Iterable[str], reas
 
 def reported(
     connection: Connection, host_uuid: str, instance_uuid: str, attempt: int, ailing: Mapping[str, str]
-) -> tuple[str, ...]:
-    """Take out of service what the guest of this attempt says fails; returns the keys that were not out before."""
+) -> Mapping[str, str]:
+    """Take out of service what the guest of this attempt says fails; returns the keys that were not out before, each
+    with what ails it."""
     lock(connection, host_uuid)
     said = newly_ailing(connection, host_uuid, instance_uuid, attempt, ailing)
     for key, why in said.items():
-        quarantine(connection, host_uuid, [key], f"its guest reports {why}")
-    return tuple(said)
+        quarantine(connection, host_uuid, [key], f"{REPORTED}{why}")
+    return said
 
 
 def newly_ailing(

@@ -19,6 +19,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from service.telemetry.device_metrics import DeviceMetrics
 from service.telemetry.image_metrics import ImageMetrics
 from service.telemetry.roll_metrics import RollMetrics
 
@@ -262,12 +263,7 @@ class Metrics:
             ["host", "zone", "holding"],
             registry=registry,
         )
-        self.host_devices = Gauge(
-            "corral_host_devices",
-            "Devices of a host that members get whole, by what becomes of them.",
-            ["host", "zone", "state"],
-            registry=registry,
-        )
+        self.devices = DeviceMetrics(registry)
         self.fences = Counter(
             "corral_fences_total",
             "Fences of hosts by their BMCs that ended, by who wanted it and how it ended.",

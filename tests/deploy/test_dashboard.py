@@ -30,6 +30,7 @@ SILENT = (
     'code=~"Internal',
     "corral_host_claimed_gpus",
     "corral_host_allocatable_gpus",
+    "corral_host_devices_reported",
 )
 GPU_HOST = """
 [[hosts]]

@@ -17,6 +17,7 @@ from service.domain.devices import (
     RuleKind,
     Unit,
     chosen,
+    kind_of_report,
     rule_violations,
     units,
 )
@@ -119,3 +120,20 @@ def test_a_member_gets_so_many_different_ones_of_its_cells_first_and_else_of_one
 
 def free_device(number: int, cell: int) -> Device:
     return Device("h", f"0000:{number:02x}:00.0", "h100", (), cell, number, "", Clean.RESET, DeviceState.AVAILABLE)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("Xid 79", "xid"),
+        ("Xid 48", "ecc"),
+        ("Xid 480", "xid"),
+        ("ECC", "ecc"),
+        ("uncorrectable ECC error", "ecc"),
+        ("seccomp denied", "unknown"),
+        ("Xid", "unknown"),
+        ("", "unknown"),
+    ],
+)
+def test_what_a_guest_says_is_of_a_kind(said: str, kind: str) -> None:
+    assert kind_of_report(said) == kind

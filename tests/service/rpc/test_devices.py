@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2
+from prometheus_client import generate_latest
 
 from service.drivers.base import HostRejected, MachineIdentity, MachineState
 from service.drivers.simulated.host import SimulatedMachine
@@ -111,16 +112,21 @@ async def test_a_device_is_out_of_service_by_its_guests_word_and_the_host_stays(
     async with whole(tmp_path, config_text(1, extra=HOST)) as lab:
         group = await lab.up(model_services=nodes(2))
         (machine,) = lab.driver("gpus").host.machines.values()
-        machine.ailing = {KEYS[0]: "Xid 79", KEYS[2]: "Xid 79"}
+        machine.ailing = {KEYS[0]: "Xid 79", KEYS[1]: "Xid 48", KEYS[2]: "Xid 79"}
         await soon(lambda: _is(lab, KEYS[0], "quarantined"))
         told = await devices(lab)
-        assert (told[KEYS[0]].reason, told[KEYS[1]].state) == ("its guest reports Xid 79", "claimed")
+        assert [told[key].reason for key in KEYS[:2]] == ["its guest reports Xid 79", "its guest reports Xid 48"]
         assert told[KEYS[2]].state == "available", "it is none of that member's"
+        await lab.service.gauges.refresh()
+        metrics = generate_latest(lab.service.metrics.registry).decode()
+        for name in ("corral_host_devices_reported", "corral_device_reports_total"):
+            for kind in ("xid", "ecc"):
+                assert f'{name}{{host="gpus",kind="{kind}",zone="zone-1"}} 1.0' in metrics
         host = await lab.host("gpus")
         assert (host.status, host.state) == ("Connected", "Enabled")
         request = deploy_pb2.DeleteInstanceGroupRequest(uuid=group.uuid)
         _ = [answer async for answer in lab.deploy.DeleteInstanceGroup(request)]
-        assert await _amounts(lab) == (3, 0, 1, 2)
+        assert await _amounts(lab) == (3, 0, 2, 1)
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await lab.up(model_services=nodes(3))
         assert reason_of(error.value) == "NO_CAPACITY"
@@ -137,7 +143,7 @@ async def test_a_guest_that_reports_all_devices_at_each_look_costs_its_own_and_o
         await heed(*asked)
         heeded.append(asked)
 
-    def write(*asked: Any) -> tuple[str, ...]:
+    def write(*asked: Any) -> Mapping[str, str]:
         written.append(asked)
         return reported(*asked)
 

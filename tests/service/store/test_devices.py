@@ -153,12 +153,12 @@ def test_a_guest_takes_out_of_service_what_its_own_member_has_and_nothing_else(d
     a = with_four(db)
     db.write(take, seat(1, a, 2))
     said = {KEYS[0]: "Xid 79", KEYS[2]: "Xid 79", "0000:ff:00.0": "ECC"}
-    assert db.write(devices.reported, a, f"{1:032x}", 1, said) == (KEYS[0],)
+    assert db.write(devices.reported, a, f"{1:032x}", 1, said) == {KEYS[0]: "Xid 79"}
     told = db.read(devices.one, a, KEYS[0])
     assert (told.state, told.reason) == (DeviceState.QUARANTINED, "its guest reports Xid 79")
     assert (told.instance_uuid, amounts(db, a)) == (f"{1:032x}", (4, 2, 0)), "whoever has it keeps it"
-    assert db.write(devices.reported, a, f"{1:032x}", 1, said) == (), "it is told once"
-    assert db.write(devices.reported, a, f"{1:032x}", 2, {KEYS[1]: "Xid 79"}) == (), "that attempt has none"
+    assert db.write(devices.reported, a, f"{1:032x}", 1, said) == {}, "it is told once"
+    assert db.write(devices.reported, a, f"{1:032x}", 2, {KEYS[1]: "Xid 79"}) == {}, "that attempt has none"
     db.write(lambda c: claims.release(c, [(f"{1:032x}", 1)]))
     assert amounts(db, a) == (4, 0, 1)
 
