@@ -123,9 +123,9 @@ def fill(session: Session, told: dict[str, Any], name: str | None, into: Request
         node.cpu_num = told["cpu"]
     if "memory" in told:
         node.memory_size = told["memory"]
-    for name in _OF_CPUS:
-        if name in told:
-            setattr(node, name, told[name])
+    for field in _OF_CPUS:
+        if field in told:
+            setattr(node, field, told[field])
     node.count = told.get("members", 1)
     node.timeout = told.get("timeout", 0)
     node.gpus.extend(gpus)

@@ -11,6 +11,7 @@ import libvirt
 
 from service.drivers.base import MachineHint, MachineIdentity
 from service.drivers.libvirt.inventory import Inventory
+from service.drivers.libvirt.nodedev import NodeDevices
 
 
 class DomainEvents:
@@ -21,11 +22,10 @@ class DomainEvents:
         host_id: str,
         inventory: Inventory,
         was_reset: Callable[[str], None],
-        device_changed: Callable[[str], bool],
+        devices: NodeDevices,
     ) -> None:
-        """`was_reset(machine_uuid)`, `device_changed(name)`: called before the hint, on libvirt's thread. The latter
-        answers whether a node device that came or went is worth one."""
-        self._was_reset, self._device_changed = was_reset, device_changed
+        """`was_reset(machine_uuid)`: called before the hint, on libvirt's thread."""
+        self._was_reset, self._devices = was_reset, devices
         self._host_id = host_id
         self._inventory = inventory
         self._hints: list[MachineHint] = []
@@ -106,7 +106,7 @@ class DomainEvents:
         self.changed(domain.UUIDString())
 
     def _device_event(self, _connection: Any, device: Any, _event: int, _detail: int, _opaque: Any) -> None:
-        if self._device_changed(device.name()):
+        if self._devices.changed(device.name()):
             self._tell(None)
 
     def _tell(self, identity: MachineIdentity | None) -> None:
