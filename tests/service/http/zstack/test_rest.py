@@ -196,6 +196,27 @@ async def test_a_policy_is_said_in_the_body_and_tags_that_name_zstacks_own_group
     assert (error["code"], "minRacks" in error["details"] or "min_racks" in error["details"]) == ("SYS.1007", True)
 
 
+@pytest.mark.parametrize(
+    ("tag", "instead"),
+    [
+        (f"pciDevice::{'a' * 32}", "gpus"),
+        (f"mdevDevice::{'a' * 32}", "gpus"),
+        (f"pciDeviceSpec::{'a' * 32}::4", "gpus"),
+        (f"mdevDeviceSpec::{'a' * 32}::4", "gpus"),
+        ("autoReleaseSpecReleatedPhysicalPciDevice", "until it is placed anew"),
+        ("autoReleaseSpecReleatedVirtualPciDevice", "until it is placed anew"),
+        ("vmCpuPinning::1:3;1-3:4-7,^6", "dedicatedCpus"),
+        ("vmNumaEnable::true", "numaCells"),
+    ],
+)
+async def test_what_zstacks_tags_say_of_devices_and_processors_is_refused_with_what_is_said_instead(
+    zstack: Lab, tag: str, instead: str
+) -> None:
+    error = await zstack.refused(systemTags=[tag], name="devices")
+    assert (error["code"], instead in error["details"]) == ("SYS.1007", True), error
+    assert (await zstack.get(GROUPS.removeprefix("/zstack/v1"), q="name=devices")).json()["inventories"] == []
+
+
 async def test_a_tag_that_binds_to_a_cluster_is_kept_to(zstack: Lab) -> None:
     (cluster,) = (await zstack.get("/clusters")).json()["inventories"]
     inside = [h["uuid"] for h in (await zstack.get("/hosts", q=f"clusterUuid={cluster['uuid']}")).json()["inventories"]]
