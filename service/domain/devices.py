@@ -247,10 +247,10 @@ def rule_violations(rules: Sequence[DeviceRule]) -> Iterator[tuple[int, FieldVio
         for violation in _malformed(rule):
             yield index, violation
         for before, other in enumerate(rules[:index]):
-            if _same_functions(rule, other):
-                yield index, FieldViolation("", f"is about the very functions that devices[{before}] is about")
-            elif shared := _shared_address(rule, other):
+            if shared := _shared_address(rule, other):
                 yield index, FieldViolation("addresses", f"names {shared}, which devices[{before}] names as well")
+            elif _includes(rule, other) or _includes(other, rule):
+                yield index, FieldViolation("", f"is about functions of a host that devices[{before}] is about too")
 
 
 def _malformed(rule: DeviceRule) -> Iterator[FieldViolation]:
@@ -281,11 +281,15 @@ def _malformed(rule: DeviceRule) -> Iterator[FieldViolation]:
         yield FieldViolation("clean", "is said of the accelerator, not of its companion")
 
 
-def _same_functions(one: DeviceRule, other: DeviceRule) -> bool:
-    def about(rule: DeviceRule) -> tuple[object, ...]:
-        return (rule.vendor, rule.product, rule.device_class, sorted(rule.addresses), sorted(rule.hosts))
-
-    return about(one) == about(other)
+def _includes(one: DeviceRule, other: DeviceRule) -> bool:
+    """Whether on some host `one` is about all that `other` is about, which nobody is given there then."""
+    return (
+        (not one.hosts or not other.hosts or not set(one.hosts).isdisjoint(other.hosts))
+        and one.vendor in ("", other.vendor)
+        and one.product in ("", other.product)
+        and other.device_class.startswith(one.device_class)
+        and (not one.addresses or 0 < len(other.addresses) == len(set(other.addresses) & set(one.addresses)))
+    )
 
 
 def _shared_address(one: DeviceRule, other: DeviceRule) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 import pytest
 import yaml
-from corral.v1 import deploy_pb2, placement_pb2
+from corral.v1 import deploy_pb2, group_pb2, placement_pb2
 
 from service.cli import errors, view
 from service.cli.main import corral, main
@@ -267,3 +267,21 @@ def test_a_terminal_of_any_width_shows_whole_names(columns: int, monkeypatch: py
     shown = "".join(line[:14].strip() for line in lines[1:])
     assert shown == "host-number-10" if columns > 60 else shown.startswith("host-number-")
     assert "…" not in screen.getvalue()
+
+
+def test_a_member_is_told_with_the_cells_that_it_is_pinned_to() -> None:
+    member = group_pb2.Instance(node_rank=1, name="chat-1", status="Running", host_name="hv1", numa_cells=[0, 1])
+    assert view.describe_member(member) == "1 chat-1: Running on hv1 NUMA cell 0, 1"
+    del member.numa_cells[:]
+    assert view.describe_member(member) == "1 chat-1: Running on hv1"
+
+
+def test_a_plan_tells_the_cells_of_each_member(
+    address: str, request_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pinned = type(EVENTS[1])()
+    pinned.CopyFrom(EVENTS[1])
+    pinned.planned.assignments[0].numa_cells.extend([0, 3])
+    monkeypatch.setattr("tests.service.cli.scripted.EVENTS", [EVENTS[0], pinned, *EVENTS[2:]])
+    assert main(["--server", address, "plan", request_file]) == errors.OK
+    assert "hv1 NUMA cell 0, 3 (8 vcpu" in capsys.readouterr().out

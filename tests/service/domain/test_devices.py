@@ -137,3 +137,29 @@ def free_device(number: int, cell: int) -> Device:
 )
 def test_what_a_guest_says_is_of_a_kind(said: str, kind: str) -> None:
     assert kind_of_report(said) == kind
+
+
+A_CLASS = DeviceRule(RuleKind.GPU, "any", device_class="03")
+
+
+@pytest.mark.parametrize(
+    ("rule", "contradicts"),
+    [
+        (DeviceRule(RuleKind.GPU, "3d", device_class="0302"), True),
+        (DeviceRule(RuleKind.GPU, "vga", vendor="10de", device_class="0300", hosts=("hv1",)), True),
+        (DeviceRule(RuleKind.GPU, "one", device_class="0302", addresses=("0000:65:00.0",), hosts=("hv1",)), True),
+        (DeviceRule(RuleKind.COMPANION, device_class="0300"), True),
+        (DeviceRule(RuleKind.GPU, "npu", device_class="12"), False),
+        # What these are the file does not say: a host that shows such a one tells it as blocked.
+        (H100, False),
+        (DeviceRule(RuleKind.GPU, "one", addresses=("0000:65:00.0",), hosts=("hv1",)), False),
+    ],
+)
+def test_a_rule_about_what_another_is_about_is_refused_whichever_comes_first(
+    rule: DeviceRule, contradicts: bool
+) -> None:
+    """Each of their devices would be offered by both, and given to nobody."""
+    for both in ([A_CLASS, rule], [rule, A_CLASS]):
+        assert [at for at, _ in rule_violations(both)] == [1] * contradicts
+    apart = [replace(A_CLASS, hosts=("hv2",)), replace(rule, hosts=("hv1",))]
+    assert list(rule_violations(apart)) == []
