@@ -20,8 +20,8 @@ METAL: tuple[Plant, ...] = (
     one(
         "bare metal takes any member",
         TRANSLATE,
-        "    wanted[TYPE_LABEL] = (node.type.value,)\n",
-        "",
+        "    wanted |= {**confinement.asked(node), TYPE_LABEL: (node.type.value,)}\n",
+        "    wanted |= confinement.asked(node)\n",
         Edit(
             TRANSLATE,
             "    return bare_metal.demand(asked) if node.type is MachineType.BARE_METAL else total((asked, more))\n",
