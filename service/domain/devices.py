@@ -243,13 +243,14 @@ def partition_violations(partitions: Sequence[Partition]) -> Iterator[tuple[int,
 
 def rule_violations(rules: Sequence[DeviceRule]) -> Iterator[tuple[int, FieldViolation]]:
     """What is wrong with rules, by their positions: malformed, matching everything, or contradicting an earlier one."""
+    wrong = [tuple(_malformed(rule)) for rule in rules]
     for index, rule in enumerate(rules):
-        for violation in _malformed(rule):
+        for violation in wrong[index]:
             yield index, violation
         for before, other in enumerate(rules[:index]):
             if shared := _shared_address(rule, other):
                 yield index, FieldViolation("addresses", f"names {shared}, which devices[{before}] names as well")
-            elif _includes(rule, other) or _includes(other, rule):
+            elif not wrong[index] and not wrong[before] and (_includes(rule, other) or _includes(other, rule)):
                 yield index, FieldViolation("", f"is about functions of a host that devices[{before}] is about too")
 
 
