@@ -107,6 +107,8 @@ TABLE = [
     of_node("role of two words", "role", "", role="a b"),
     of_node("negative order", "start_order", "from 0", role="a", start_order=-1),
     of_node("nine cells", "numa_cells", "from 0 to 8", numa_cells=9),
+    of_node("pinned bare metal", "numa_policy", "BareMetal", type="BareMetal", numa_policy="NUMA_POLICY_REQUIRED"),
+    of_node("a part of bare metal", "dedicated_cpus", "BareMetal", type="BareMetal", dedicated_cpus=True),
     of_node("pages of another size", "huge_pages", "2MiB", huge_pages="4KiB"),
     of_node("threads apart alone", "isolate_emulator_threads", "dedicated_cpus", isolate_emulator_threads=True),
     of_node("10,000 alike", "count", "from 0", count=10_000),
