@@ -115,7 +115,9 @@ async def test_what_contradicts_itself_is_refused_by_its_field(tmp_path: Path) -
         for said, field in WRONG:
             reason, words = await refused(lab, model_services=[node, node | said])
             assert (reason, f"model_services[1].{field}" in words) == ("INVALID_ARGUMENT", True), words
-            added = deploy_pb2.ScaleInstanceGroupRequest(uuid=group.uuid, model_services=[group_pb2.NodeSpec(**(node | said))])
+            added = deploy_pb2.ScaleInstanceGroupRequest(
+                uuid=group.uuid, model_services=[group_pb2.NodeSpec(**(node | said))]
+            )
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 _ = [answer async for answer in lab.deploy.ScaleInstanceGroup(added)]
             assert reason_of(error.value) == "INVALID_ARGUMENT"
