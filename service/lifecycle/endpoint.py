@@ -30,7 +30,7 @@ QUIESCE_MS = 8_000
 def begun(group: Group, now: int) -> Group:
     """The group before a surge: where its head's address is one that can be handed on, it is the group's."""
     head = group.serving[0]
-    if group.endpoint is not None or ":" in head.address or not is_planned(head.address, head.mac, head.uuid):
+    if group.endpoint is not None or not is_planned(head.address, head.mac, head.uuid):
         return group
     return replace(group, endpoint=Endpoint(head.zone_uuid, head.address, head.uuid, now))
 

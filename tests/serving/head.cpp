@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -128,6 +129,7 @@ static void serve(int client) {
 }
 
 int main(int count, char ** arguments) {
+    signal(SIGPIPE, SIG_IGN);  // a caller who gives up is no reason to end
     std::string host = "0.0.0.0", path, rpc;
     int port = 8080;
     for (int i = 1; i + 1 < count; i++) {

@@ -53,6 +53,13 @@ def addressed(subject: Group, gang: Group) -> Placed:
     return Placed(replace(told.placement, assignments=tuple(seats)))
 
 
+def of_ipv6(subject: Group) -> Group:
+    """The same in a zone of IPv6: each address another one, with its MAC."""
+    told = {m.uuid: "fd66::" + m.address.rsplit(".")[-1] for m in subject.instances if m.address}
+    at = (replace(m, address=a, mac=mac_address(a, m.uuid)) if (a := told.get(m.uuid)) else m for m in subject.instances)
+    return replace(subject, instances=tuple(at))
+
+
 def perfectly(subject: Group, effect: object, now: int) -> Group:
     """As a perfect world answers, where each guest takes an address."""
     if isinstance(effect, Plan):
@@ -140,6 +147,14 @@ def test_no_two_members_may_answer_at_one_address_and_in_the_end_the_head_does(d
     if rest.phase is GroupPhase.RUNNING:
         assert may_answer(rest, FIRST) == [rest.serving[0].uuid]
         assert (rest.serving[0].endpoint or rest.serving[0].address) == FIRST
+
+
+def test_an_address_of_ipv6_is_the_groups_as_well() -> None:
+    old = of_ipv6(running())
+    begun = advance(old, wanted(old), 1)
+    assert begun.endpoint is not None
+    assert (begun.endpoint.address, begun.endpoint.holder) == (old.serving[0].address, old.serving[0].uuid)
+    assert ":" in begun.endpoint.address
 
 
 def test_a_surge_hands_the_address_on_once_the_old_head_is_gone() -> None:
