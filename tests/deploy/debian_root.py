@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -116,6 +117,19 @@ class Root:
             "find / -xdev -name '*corral*' -not -path '/proc/*' -not -path '/tmp/*' -not -path '/var/lib/dpkg/*'"
         )
         return {line for line in told.splitlines() if not line.startswith("/var/log")}
+
+
+def newer(package: Path, directory: Path) -> Path:
+    """The same package under a higher version, with another default configuration."""
+    content = directory / "content"
+    run("dpkg-deb", "-R", package, content)
+    control = content / "DEBIAN/control"
+    control.write_text(re.sub(r"^Version: .*$", "Version: 99.0", control.read_text(), flags=re.MULTILINE))
+    shipped = content / "etc/corral/corral.toml"
+    shipped.write_text(shipped.read_text() + "# newer\n")
+    run("dpkg-deb", "-Znone", "-b", content, directory / "corral_99.0.deb", seconds=300)
+    shutil.rmtree(content)
+    return directory / "corral_99.0.deb"
 
 
 def init_of(nspawn: subprocess.Popen[bytes]) -> str:

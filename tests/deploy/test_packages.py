@@ -22,7 +22,7 @@ import yaml
 
 from service.config.file import load
 from service.config.overlay import Overlay
-from tests.deploy.debian_root import FIRST_RUNNING, SERVE, SIMULATED, UNDER_SYSTEMD, Root, needed, run
+from tests.deploy.debian_root import FIRST_RUNNING, SERVE, SIMULATED, UNDER_SYSTEMD, Root, needed, newer, run
 from tests.support import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -149,6 +149,68 @@ def test_the_chart_has_the_rules_and_the_dashboard_of_the_repository() -> None:
     assert "runbook_url: https://git.example/deploy/RUNBOOKS.md#" in text
 
 
+KEPT = """#!/bin/sh
+for word; do printf '%s\\0' "$word"; done >"$0.$(ls "$0".* 2>/dev/null | wc -l)"
+"""
+"""A program that keeps what it is asked."""
+
+
+def test_the_guides_lines_for_kubernetes_make_what_the_chart_asks_for(tmp_path: Path) -> None:
+    guide = (DEPLOY / "INSTALL.md").read_text().partition("* **Kubernetes**")[2].partition("\n## ")[0]
+    (lines,) = re.findall(r"(?:^ {6}.*\n)+", guide, re.MULTILINE)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("kubectl", "helm"):
+        (programs / name).write_text(KEPT)
+        (programs / name).chmod(0o755)
+    run("bash", "-euc", textwrap.dedent(lines), cwd=tmp_path, env={"PATH": f"{programs}:{os.environ['PATH']}"})
+    (asked,) = [path.read_text().split("\0")[:-1] for path in programs.glob("helm.*")]
+    assert asked == ["install", "corral", "deploy/helm/corral", "-f", "values.yaml"]
+    made = dict(secret_of(path.read_text().split("\0")[:-1]) for path in programs.glob("kubectl.*"))
+
+    values = yaml.safe_load((tmp_path / "values.yaml").read_text())
+    files = rendered(values)
+    (deployment,) = yaml.safe_load_all(files["deployment.yaml"])
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (secret,) = yaml.safe_load_all(files["config.yaml"])
+    wanted = {volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
+    from_secrets = [e["valueFrom"]["secretKeyRef"] for e in container["env"] if "valueFrom" in e]
+    wanted |= {one["name"] for one in from_secrets}
+    assert wanted - {secret["metadata"]["name"]} == made.keys()
+    assert [made[one["name"]] for one in from_secrets] == [{one["key"]} for one in from_secrets]
+
+    # The service takes the file, with what the secrets mount where it says.
+    text = secret["stringData"]["corral.toml"]
+    for name, keys, place in (
+        ("corral-secrets", {"admin.token"}, "/etc/corral/secrets"),
+        ("corral-tls", {"tls.crt", "tls.key"}, "/etc/corral/tls"),
+    ):
+        assert made[name] == keys
+        (volume,) = [m["name"] for m in container["volumeMounts"] if m["mountPath"] == place]
+        assert {"name": volume, "secret": {"secretName": name, "defaultMode": 0o400}} in pod["volumes"]
+        mounted = tmp_path / name
+        mounted.mkdir()
+        for key in keys:
+            (mounted / key).write_text((tmp_path / "admin.token").read_text())
+        text = text.replace(place, str(mounted))
+    (tmp_path / "corral.toml").write_text(text)
+    config = load(tmp_path / "corral.toml")
+    assert [(token.caller.principal, token.caller.role) for token in config.tokens] == [("admin", "admin")]
+    assert config.store_url == values["database"]["url"]
+
+
+def secret_of(words: list[str]) -> tuple[str, set[str]]:
+    """The name and the keys of a secret that kubectl is asked to make."""
+    assert words[:2] == ["create", "secret"]
+    kind, name, *given = words[2:]
+    if kind == "tls":
+        assert sorted(word.partition("=")[0] for word in given) == ["--cert", "--key"]
+        return name, {"tls.crt", "tls.key"}
+    assert kind == "generic"
+    return name, {word.split("=")[1] for word in given}
+
+
 def test_hadolint_has_nothing_to_say() -> None:
     program = TOOLS / "bin/hadolint"
     if not program.is_file():
@@ -227,19 +289,6 @@ def root(tmp_path: Path) -> Iterator[Root]:
     needed("mmdebstrap", "unshare")
     yield Root(tmp_path / "root")
     shutil.rmtree(tmp_path / "root")
-
-
-def newer(package: Path, directory: Path) -> Path:
-    """The same package under a higher version, with another default configuration."""
-    content = directory / "content"
-    run("dpkg-deb", "-R", package, content)
-    control = content / "DEBIAN/control"
-    control.write_text(re.sub(r"^Version: .*$", "Version: 99.0", control.read_text(), flags=re.MULTILINE))
-    shipped = content / "etc/corral/corral.toml"
-    shipped.write_text(shipped.read_text() + "# newer\n")
-    run("dpkg-deb", "-Znone", "-b", content, directory / "corral_99.0.deb", seconds=300)
-    shutil.rmtree(content)
-    return directory / "corral_99.0.deb"
 
 
 @pytest.mark.slow
