@@ -46,7 +46,7 @@ def test_one_server_and_an_upgrade_have_their_commands() -> None:
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Root]:
     needed("mmdebstrap", "systemd-nspawn", "nsenter")
-    of_the_package = ("adduser", "ca-certificates", "libvirt0", "python3", "python3-venv")
+    of_the_package = ("adduser", "ca-certificates", "libvirt0", "python3", "python3-venv", "squashfs-tools")
     made = base(tmp_path / "root", of_the_package, ["postgresql"])
     yield made
     shutil.rmtree(made.directory)
@@ -75,7 +75,7 @@ def one_server(server: Server, package: Path) -> None:
     server.put(PACKAGE, package.read_bytes())
     (lines,) = blocks("On a server")
     install, edit, *rest = lines.splitlines()
-    server.run(install, seconds=1800)
+    server.run(install, given="y\n", seconds=1800)
     assert edit.startswith("vi /etc/corral/corral.toml ")
     server.run(f"cat >>/etc/corral/corral.toml <<'END'\n{SIMULATED}\nEND")
     assert "pretend" in server.run("\n".join(rest))
