@@ -156,7 +156,7 @@ for word; do printf '%s\\0' "$word"; done >"$0.$(ls "$0".* 2>/dev/null | wc -l)"
 
 
 def test_the_guides_lines_for_kubernetes_make_what_the_chart_asks_for(tmp_path: Path) -> None:
-    guide = (DEPLOY / "INSTALL.md").read_text().partition("* **Kubernetes**")[2].partition("\n## ")[0]
+    guide = (ROOT / "deploy/INSTALL.md").read_text().partition("* **Kubernetes**")[2].partition("\n## ")[0]
     (lines,) = re.findall(r"(?:^ {6}.*\n)+", guide, re.MULTILINE)
     programs = tmp_path / "programs"
     programs.mkdir()

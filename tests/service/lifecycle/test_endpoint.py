@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.domain.groups import Group, GroupPhase
+from service.domain.groups import Group, GroupPhase, Instance
 from service.domain.network import mac_address
 from service.domain.updates import UpdateStage
 from service.lifecycle.effects import Observe, Plan, Quiesce, Remove, Shutdown, Take, effects, next_deadline
@@ -55,9 +55,12 @@ def addressed(subject: Group, gang: Group) -> Placed:
 
 def of_ipv6(subject: Group) -> Group:
     """The same in a zone of IPv6: each address another one, with its MAC."""
-    told = {m.uuid: "fd66::" + m.address.rsplit(".")[-1] for m in subject.instances if m.address}
-    at = (replace(m, address=a, mac=mac_address(a, m.uuid)) if (a := told.get(m.uuid)) else m for m in subject.instances)
-    return replace(subject, instances=tuple(at))
+
+    def there(member: Instance) -> Instance:
+        address = "fd66::" + member.address.rsplit(".")[-1]
+        return replace(member, address=address, mac=mac_address(address, member.uuid)) if member.address else member
+
+    return replace(subject, instances=tuple(map(there, subject.instances)))
 
 
 def perfectly(subject: Group, effect: object, now: int) -> Group:
