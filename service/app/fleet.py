@@ -370,9 +370,9 @@ def _give_up(connection: Connection, host: Host) -> None:
     if host.state is not HostState.MAINTENANCE or host.status is not HostStatus.DISCONNECTED or load.members:
         state = f"{host.state.value}, {host.status.value} and {carries(load)}"
         raise WrongState(f"host {host.name}", state, "a host that was fenced and does not answer")
-    left = {(instance, attempt) for instance, attempt, _ in claims.on_host(connection, host.uuid)}
-    claims.release(connection, left)
-    addresses.let_go(connection, [instance for instance, _ in left])
+    left = {(instance, attempt, host.uuid) for instance, attempt, _ in claims.on_host(connection, host.uuid)}
+    claims.leave(connection, left)  # one that was to move here live holds its place on the host where it is still
+    addresses.let_go(connection, [instance for instance, *_ in left])
     logger.warning("host %s is gone for good by its operator's word: %d claims are given up", host.name, len(left))
 
 

@@ -379,13 +379,13 @@ class Observer:
         if rows and rows[0][4] and (gang := self.updates.gangs.get(rows[0][3])) is not None:
             rows = [(gang["start_epoch"] if machine.late else gang["go"], *rows[0][1:])]
         lost = machine.group in (self._lost_go if rows else self._had_go)
-        if by in self._ended and lost:
-            return  # it was sent after GO, which is in no database any more, or to a member that is in none
+        if lost and (by in self._ended or by == "hypervisor"):
+            return  # it was sent, or began to move, after GO, which is in no database any more, or is in none itself
         if not rows or not rows[0][0]:
             self.violated("I4", f"{machine.instance} runs before GO of its group is committed")
         elif not machine.late and (rows[0][1] != machine.attempt or rows[0][2] in ("Removed", "Pending", "Claimed")):
             self.violated("I3", f"{machine.instance} attempt {machine.attempt} was started; wanted is {rows[0][1:3]}")
-        elif not machine.late:
+        elif not machine.late and by != "hypervisor":  # one that moves live has started long ago
             for fellow in self.updates.started_before(machine.instance, self._served):
                 self.violated("I18", f"{machine.instance} starts before {fellow} of a role before its own was ready")
 

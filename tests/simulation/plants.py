@@ -320,7 +320,9 @@ PLANTS: tuple[Plant, ...] = (
         "    if host.state is not HostState.MAINTENANCE or host.status is not HostStatus.DISCONNECTED or load.members:\n",
         "    if host.state is not HostState.MAINTENANCE or load.members:\n", theme="removal"),
     one("addresses of members that ended on a host that is gone for good stay taken", FLEET,
-        "    addresses.let_go(connection, [instance for instance, _ in left])\n", "", theme="removal"),
+        "    addresses.let_go(connection, [instance for instance, *_ in left])\n", "", theme="removal"),
+    one("a host that is taken out takes claims on other hosts with it", FLEET,
+        "    claims.leave(connection, left)", "    claims.release(connection, [(i, a) for i, a, _ in left])"),
     # --- fences by BMCs ---
     one("a host is fenced whatever becomes of the others", FENCING_RULES,
         "    if 2 * answering <= len(zone):\n", "    if False:\n",

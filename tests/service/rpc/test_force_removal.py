@@ -18,8 +18,9 @@ from sqlalchemy import Connection, func, select
 
 from service import wiring
 from service.domain.fleet import Host
+from service.domain.groups import Seat
 from service.drivers.simulated import SimulatedDriver, SimulatedHost, SimulationOptions
-from service.store import schema
+from service.store import claims, schema
 from tests.service.rpc.lab import reason_of
 from tests.service.rpc.test_audit import rows_of
 from tests.service.rpc.test_evacuation import LIVE, cut_off, is_silent, soon
@@ -185,6 +186,25 @@ async def test_a_host_that_never_returns_goes_with_its_claims_and_leaves_nothing
         member = (await lab.get(group.uuid)).instances[0]
         assert (member.status, member.host_uuid) == ("Running", lab.uuid_of("host-1"))
         assert (await lab.host("host-1")).instance_count == 1
+
+
+async def test_a_member_that_was_to_move_live_to_the_host_keeps_its_place_where_it_is(
+    tmp_path: Path, metal: dict[str, SimulatedHost]
+) -> None:
+    """It has a claim on both: on a host that is gone for good it has none any more, and where it runs it still has."""
+    async with whole(tmp_path, config_text(hosts=1)) as lab:
+        host, group = await with_a_member_on_the_doomed(lab)
+        await fenced(lab, host, group)
+        member, other = (await lab.get(group.uuid)).instances[0], lab.uuid_of("host-1")
+        attempt = max(
+            [a for i, a, _ in await lab.service.store.read(lambda c: claims.on_host(c, other)) if i == member.uuid]
+        )
+        seat = Seat(member.uuid, 0, "node", host, DOOMED, member.zone_uuid, {"vcpu": 1}, attempt)
+        await lab.service.store.write(lambda c: claims.take(c, group.uuid, [seat], there=True))
+        before = await claims_on(lab, other)
+        await remove(lab, host, force=True)
+        assert await claims_on(lab, host) == 0
+        assert await claims_on(lab, other) == before > 0
 
 
 @pytest.mark.parametrize("same_uuid", [False, True], ids=["a new uuid", "its old uuid"])
