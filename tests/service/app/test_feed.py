@@ -179,9 +179,20 @@ async def test_revisions_that_are_gone_or_not_there_yet_are_refused(offset: int)
         newest = await tell(store, ONE, 10)
         await store.write(lambda c: events.compact(c, newest - 5))
         wrong = newest - 5 + offset if offset < 0 else newest + offset
+        late = feeds.Feed(store)  # of a process that began after that: it has no more than the log
+        await late.start()
         with pytest.raises(RevisionUnavailable):
-            await read(feed, wrong, newest)
-        assert await read(feed, newest - 5, newest) == list(range(newest - 4, newest + 1))
+            await read(late, wrong, newest)
+        for one in (feed, late):
+            assert await read(one, newest - 5, newest) == list(range(newest - 4, newest + 1))
+
+
+async def test_what_the_log_lets_go_is_still_told_by_a_process_that_has_it() -> None:
+    async with running() as (store, feed):
+        newest = await tell(store, ONE, 10)
+        await caught_up(feed, newest)
+        await store.write(lambda c: events.compact(c, newest - 5))
+        assert await read(feed, newest - 6, newest) == list(range(newest - 5, newest + 1))
 
 
 async def test_a_quiet_watch_says_how_far_it_has_read(monkeypatch: pytest.MonkeyPatch) -> None:
