@@ -20,8 +20,8 @@ MOST_AT_ONCE = 8
 @dataclass(frozen=True, slots=True)
 class Taken:
     """What one look at the due groups has found. `now`: the database's time, ms; `found`: of those that were taken, as
-    they are; `ahead`: hosts -> why; `flagged`: those that may be; `later`: groups that were put off; `free`: deployed
-    ones that were set free."""
+    they are; `ahead`: hosts -> why; `flagged`: those that may be; `later`: groups that were put off -> when due, ms;
+    `free`: deployed ones that were set free."""
 
     now: int
     leases: tuple[Lease, ...]

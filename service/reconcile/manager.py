@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 MOST_WORKERS = 256
 POLL_SECONDS = 1.0
 FIRST_PROBE_SECONDS = 3.0
-STOOD_SECONDS = 15.0
-"""Who has not read the database's clock for so long may have missed that it was set, twice even."""
 UNSURE_SECONDS = 20.0
 """Longer than a transaction takes that nobody waits for any more."""
 MISSING_SECONDS = 120.0
@@ -66,7 +64,6 @@ class Reconciler:
         self._given_back = self._poked = False
         self._held_to_present = self._clock_differs = False
         self._looks_since: tuple[int, int] | None = None
-        self._asked_at = float("inf")
         self._unsure: dict[str, float] = {}
         """Groups that a deploy may have leased for this process, which does not know it -> until when that is asked."""
         self._home = contextvars.Context()
@@ -321,14 +318,13 @@ class Reconciler:
     def _look_at_clock(self, now: int, asked_at: float) -> None:
         """Notice that the database's clock was set, or that this process's own says something else."""
         watch, metrics = self._context.clock, self._context.metrics
-        jump = watch.read(now, asked_at)
+        stood, jump = watch.has_not_looked(asked_at), watch.read(now, asked_at)
         if jump:
             metrics.clock_jumps.labels("back" if jump < 0 else "ahead").inc()
             logger.warning("the database's clock was set by %+.1f s", jump / 1000)
             for worker in self._workers.values():
                 worker.clock_set()
-        stood = asked_at - self._asked_at > STOOD_SECONDS
-        self._held_to_present, self._asked_at = self._held_to_present and jump >= 0 and not stood, asked_at
+        self._held_to_present = self._held_to_present and jump >= 0 and not stood
         differs = watch.differs_by()
         metrics.clock_difference.set(differs / 1000)
         if (abs(differs) > clock.JUMP_MS) is not self._clock_differs:

@@ -94,7 +94,7 @@ class StoreClock:
             self._ahead_by = max(0, self._forgiven() + jump)
         if jump > 0:
             self._ahead_until = answered_at + self._lease_ms / 1000
-        if jump < 0 or self._has_not_looked(asked_at):
+        if jump < 0 or self.has_not_looked(asked_at):
             self._doubt_until = answered_at + self._lease_ms / 1000
         self._last = present, asked_at, answered_at
         return jump
@@ -104,10 +104,12 @@ class StoreClock:
         return self._wall() - self.now()
 
     def _doubts(self) -> bool:
-        return self._monotonic() < self._doubt_until or self._has_not_looked(self._monotonic())
+        return self._monotonic() < self._doubt_until or self.has_not_looked(self._monotonic())
 
-    def _has_not_looked(self, since: float) -> bool:
-        return self._last is not None and since - self._last[2] > UNSEEN_SECONDS
+    def has_not_looked(self, at: float) -> bool:
+        """Whether the last look lies so far before `at` (s, monotonic) that the clock may have been set since, twice
+        even."""
+        return self._last is not None and at - self._last[2] > UNSEEN_SECONDS
 
     def _forgiven(self) -> int:
         return self._ahead_by if self._monotonic() < self._ahead_until else 0

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import select
 
 from service.domain.specs import DeployRequest
-from service.reconcile.manager import STOOD_SECONDS
 from service.store import clock, groups, schema
+from service.store.clock import UNSEEN_SECONDS, StoreClock
 from tests.support.builders import spec
 from tests.support.control_plane import control_plane
 
@@ -19,7 +19,8 @@ HOUR_MS = 3_600_000
 
 
 async def test_what_was_stored_under_a_clock_that_was_ahead_meanwhile_is_not_waited_for() -> None:
-    async with control_plane() as plane:
+    watch = StoreClock()
+    async with control_plane(clock=watch) as plane:
         uuid = (await plane.deploy(DeployRequest(spec(1))))[-1].group_uuid
         while plane.reconciler.working:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -32,6 +33,9 @@ async def test_what_was_stored_under_a_clock_that_was_ahead_meanwhile_is_not_wai
             return at
 
         assert await due() == ahead
-        plane.reconciler._asked_at -= 4 * STOOD_SECONDS  # as if nothing of it had run for so long
+        assert watch._last is not None
+        read, asked_at, answered_at = watch._last
+        ago = 4 * UNSEEN_SECONDS  # as if nothing of it had run for so long
+        watch._last = read - int(ago * 1000), asked_at - ago, answered_at - ago
         while await due() > ahead - HOUR_MS // 2:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
