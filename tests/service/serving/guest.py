@@ -190,6 +190,21 @@ def engine(directory: Path, port: int, answer: str) -> str:
     return f"exec {sys.executable} {ENGINE} {port} {directory / 'answer'}"
 
 
+def answering(port: int, expect: str, *, patience: int, **more: str) -> dict[str, str]:
+    """The facts of a guest whose engine at the port is ready by its health and by an answer, asked for each second.
+    `patience`: seconds that an answer may take."""
+    return {
+        "CORRAL_READINESS": "http",
+        "CORRAL_READINESS_PORT": str(port),
+        "CORRAL_READINESS_PATH": "/health",
+        "CORRAL_CANARY_PATH": "/completion",
+        "CORRAL_CANARY_EXPECT": expect,
+        "CORRAL_CANARY_INTERVAL_SECONDS": "1",
+        "CORRAL_CANARY_PATIENCE_SECONDS": str(patience),
+        **more,
+    }
+
+
 @dataclass
 class Peer:
     """A supervisor at 127.0.0.2 as others see it: what it says of itself."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.service.serving.guest import ENGINE, Guest, free_port, guest
+from tests.service.serving.guest import ENGINE, Guest, answering, free_port, guest
 
 __all__ = ["guest"]
 
@@ -15,14 +15,7 @@ def test_an_engine_that_hangs_and_does_not_end_is_told_of_before_it_is_ended(gue
     deaf = "import runpy, signal, sys; signal.signal(15, signal.SIG_IGN); del sys.argv[0]; runpy.run_path(sys.argv[0])"
     guest.start(
         f"exec {sys.executable} -c '{deaf}' {ENGINE} {port} {guest.directory / 'answer'}",
-        CORRAL_READINESS="http",
-        CORRAL_READINESS_PORT=str(port),
-        CORRAL_READINESS_PATH="/health",
-        CORRAL_CANARY_PATH="/completion",
-        CORRAL_CANARY_EXPECT="right",
-        CORRAL_CANARY_INTERVAL_SECONDS="1",
-        CORRAL_CANARY_PATIENCE_SECONDS="2",
-        CORRAL_BUSY_PATIENCE="1",
+        **answering(port, "right", patience=2, CORRAL_BUSY_PATIENCE="1"),
     )
     guest.at("ready")
     (guest.directory / "answer").write_text("hang")

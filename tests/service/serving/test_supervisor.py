@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.service.serving.guest import Guest, engine, free_port, guest, order, port, until
+from tests.service.serving.guest import Guest, answering, engine, free_port, guest, order, port, until
 
 __all__ = ["guest"]
 
@@ -107,14 +107,7 @@ def test_it_is_ready_while_the_model_answers_rightly_and_starts_the_engine_again
     port = free_port()
     guest.start(
         engine(guest.directory, port, '{"content":"wrong"}'),
-        CORRAL_READINESS="http",
-        CORRAL_READINESS_PORT=str(port),
-        CORRAL_READINESS_PATH="/health",
-        CORRAL_CANARY_PATH="/completion",
-        CORRAL_CANARY_BODY='{"prompt":"abc","n_predict":4}',
-        CORRAL_CANARY_EXPECT='"content":"defg',
-        CORRAL_CANARY_INTERVAL_SECONDS="1",
-        CORRAL_CANARY_PATIENCE_SECONDS="3",
+        **answering(port, '"content":"defg', patience=3, CORRAL_CANARY_BODY='{"prompt":"abc","n_predict":4}'),
     )
     report = guest.at("joining", 'a wrong answer: {"content":"wrong"}')
     assert report["answered"] == -1, "its health is fine, and it does not serve"
@@ -134,14 +127,7 @@ def test_an_engine_that_computes_is_given_longer_than_one_that_waits(guest: Gues
     port = free_port()
     guest.start(
         engine(guest.directory, port, '{"content":"defghi"}'),
-        CORRAL_READINESS="http",
-        CORRAL_READINESS_PORT=str(port),
-        CORRAL_READINESS_PATH="/health",
-        CORRAL_CANARY_PATH="/completion",
-        CORRAL_CANARY_EXPECT='"content":"defg',
-        CORRAL_CANARY_INTERVAL_SECONDS="1",
-        CORRAL_CANARY_PATIENCE_SECONDS="5",
-        CORRAL_READINESS_TIMEOUT_SECONDS="30",
+        **answering(port, '"content":"defg', patience=5, CORRAL_READINESS_TIMEOUT_SECONDS="30"),
     )
     guest.at("ready")
     answer = guest.directory / "answer"
@@ -157,14 +143,7 @@ def test_an_engine_that_computes_may_be_late_with_its_health_as_well(guest: Gues
     port = free_port()
     guest.start(
         engine(guest.directory, port, '{"content":"defghi"}'),
-        CORRAL_READINESS="http",
-        CORRAL_READINESS_PORT=str(port),
-        CORRAL_READINESS_PATH="/health",
-        CORRAL_CANARY_PATH="/completion",
-        CORRAL_CANARY_EXPECT='"content":"defg',
-        CORRAL_CANARY_INTERVAL_SECONDS="1",
-        CORRAL_CANARY_PATIENCE_SECONDS="3",
-        CORRAL_READINESS_TIMEOUT_SECONDS="1",
+        **answering(port, '"content":"defg', patience=3, CORRAL_READINESS_TIMEOUT_SECONDS="1"),
     )
     guest.at("ready")
     answer = guest.directory / "answer"
