@@ -22,7 +22,7 @@ TEXTS = (".py", ".proto", ".md", ".toml", ".sh", ".yml", ".js", "Makefile")
 MOST_LINES = 400
 LONG = {
     "service/domain/groups.py": 470,  # what is stored of a group and its members
-    "service/drivers/base.py": 520,  # all that every driver is asked for, and its answers
+    "service/drivers/base.py": 470,  # all that every driver is asked for, and its answers
     "service/drivers/libvirt/driver.py": 440,  # the same, each with its thread and its connection
     "service/store/schema.py": 460,  # one table after the other
     "tests/simulation/plants.py": 500,  # one bug after the other

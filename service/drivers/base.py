@@ -12,7 +12,6 @@ Rules that all drivers keep:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,6 +24,7 @@ from service.domain.network import ForeignAddress
 from service.domain.ownership import OwnerMark
 from service.drivers.copies import HostCopies
 from service.drivers.machine_uuids import machine_uuid
+from service.drivers.reports import GuestReport
 
 
 class DriverError(Exception):
@@ -120,19 +120,6 @@ class MachineIdentity:
         return f"corral-{self.instance}-{self.attempt}"
 
 
-# A log that its host has cut stands beside the newest as NAME.0, NAME.1, …
-_VOLUME_NAME = re.compile(r"corral\.[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.([0-9]{1,9})\.[a-z-]+(?:\.[0-9]{1,3})?")
-
-
-def volume_owner(name: str) -> tuple[str, int] | None:
-    """(instance, attempt) that a machine's volume belongs to, by its name; None for a name of another form.
-
-    Every driver names volumes `corral.<cluster>.<instance>.<attempt>.<role>`; a role is lower-case letters and hyphens.
-    """
-    match = _VOLUME_NAME.fullmatch(name)
-    return (match[1], int(match[2])) if match else None
-
-
 @dataclass(frozen=True, slots=True)
 class NetworkInterface:
     """One NIC. `kind`: `bridge` (host bridge `source`), `network` (libvirt network `source`), `user` (SLIRP), `none`.
@@ -185,42 +172,6 @@ class MachineSpec:
     isolation: Isolation | None = None
     asked_for: str = ""
     relies_on: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class GuestReport:
-    """The newest line that a guest wrote to its progress channel.
-
-    `stage`: `booting`, `network`, `joining`, `ready`, `stopping` (a guest may add others; unknown ones are progress).
-    `received_at`: the driver clock's seconds (monotonic) when the line was read, so that silence can be noticed.
-    `count`: rises with every look that the guest takes at its engine; 0 of a guest that does not count. `answered`:
-    seconds since the model answered its canary rightly, as the line was written; -1: never. `restarts`: of the engine
-    by the guest itself. `rank`: the guest's own; -1 where it does not say.
-    `heard_since`: the driver clock's seconds since when every word of the guest is heard here; infinite while none is,
-    so that a report gets old without its guest being silent. `clash`: the hardware address of another machine that
-    answers for its address. `boot_id`: names the boot that the guest is in, and is another one after each reset; empty
-    of one that does not say. `endpoint`: the address beside its own that it has, empty for none; None of a guest that
-    takes none. `ailing`: (address as the guest has it, what ails it) of its devices that fail. `weights`: bytes of
-    the model's weights that it has, or has checked, of how many (0: not known), and how many a second; None where it
-    fetches none now. `fault`: the word for why it can never start its engine, empty where it may.
-    """
-
-    stage: str
-    detail: str
-    epoch: int
-    address: str
-    received_at: float
-    count: int = 0
-    answered: int = -1
-    restarts: int = 0
-    rank: int = -1
-    heard_since: float = 0.0
-    clash: str = ""
-    boot_id: str = ""
-    endpoint: str | None = None
-    ailing: tuple[tuple[str, str], ...] = ()
-    weights: tuple[int, int, int] | None = None
-    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from service.domain.groups import Instance, InstanceStatus
 from service.domain.staging import Staging
-from service.drivers.base import GuestReport, MachineState, ObservedMachine
+from service.drivers.base import MachineState, ObservedMachine
+from service.drivers.reports import GuestReport
 from service.lifecycle.facts import Fact, Observation, Observed, Quiesced
 
 READY = "ready"

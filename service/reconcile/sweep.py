@@ -23,8 +23,8 @@ from service.drivers.base import (
     MachineIdentity,
     MachineState,
     ObservedMachine,
-    volume_owner,
 )
+from service.drivers.volume_names import volume_owner
 from service.errors import CorralError
 from service.failpoints import failpoint
 from service.reconcile import failing_devices

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeVar
 from service.domain.isolation import GroupFilter, Isolation
 from service.domain.ownership import OwnerMark
 from service.drivers.base import (
-    GuestReport,
     HostDriver,
     HostFacts,
     HostRejected,
@@ -26,6 +25,7 @@ from service.drivers.base import (
     ObservedMachine,
     OutcomeUnknown,
 )
+from service.drivers.reports import GuestReport
 from tests.simulation import card_faults, hosts, moves
 from tests.simulation.copies import THEME as COPIES
 from tests.simulation.copies import CopyCalls

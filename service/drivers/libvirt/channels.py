@@ -15,9 +15,10 @@ from typing import Any
 import libvirt
 
 from service.domain import staging
-from service.drivers.base import GuestReport, HostRejected
+from service.drivers.base import HostRejected
 from service.drivers.libvirt.connection import Work
 from service.drivers.libvirt.errors import describe
+from service.drivers.reports import GuestReport
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from typing import Any
 import libvirt
 
 from service.drivers.base import (
-    GuestReport,
     HostRejected,
     MachineConflict,
     MachineGhost,
@@ -33,6 +32,7 @@ from service.drivers.libvirt.filters import Filters
 from service.drivers.libvirt.inventory import Inventory, Seen
 from service.drivers.libvirt.storage import Storage
 from service.drivers.libvirt.tags import Kind, Tag
+from service.drivers.reports import GuestReport
 
 _log = logging.getLogger(__name__)
 

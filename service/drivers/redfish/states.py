@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from service.domain import staging
 from service.domain.seats import Report, Seating, SeatOf, key_of, token_in
-from service.drivers.base import GuestReport, MachineIdentity, MachineState, ObservedMachine
+from service.drivers.base import MachineIdentity, MachineState, ObservedMachine
+from service.drivers.reports import GuestReport
 
 
 def identity_of(of: SeatOf) -> MachineIdentity:

@@ -11,7 +11,6 @@ from service.domain.devices import PciFunction
 from service.domain.fleet import GPU
 from service.domain.ownership import OwnerMark
 from service.drivers.base import (
-    GuestReport,
     HostRejected,
     Listing,
     LogSource,
@@ -21,6 +20,7 @@ from service.drivers.base import (
     MachineState,
     ObservedMachine,
 )
+from service.drivers.reports import GuestReport
 
 MOST_CELLS = 64
 MOST_DEVICES = 256

@@ -12,7 +12,8 @@ import pytest
 from service.domain.events import Event
 from service.domain.groups import Group, GroupStatus, InstanceStatus
 from service.domain.specs import DeployRequest, FailurePolicy
-from service.drivers.base import GuestReport, HostRejected, MachineIdentity, MachineState, ObservedMachine
+from service.drivers.base import HostRejected, MachineIdentity, MachineState, ObservedMachine
+from service.drivers.reports import GuestReport
 from service.drivers.simulated import SimulatedDriver, SimulatedHost
 from service.drivers.simulated.host import SimulatedMachine
 from service.lifecycle.effects import Tell

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from service.domain.groups import InstanceStatus
-from service.drivers.base import GuestReport, MachineIdentity, MachineState, ObservedMachine
+from service.drivers.base import MachineIdentity, MachineState, ObservedMachine
+from service.drivers.reports import GuestReport
 from service.lifecycle.transitions import advance_all
 from service.reconcile.sight import seen
 from tests.lab.namespaces import Namespace

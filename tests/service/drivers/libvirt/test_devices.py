@@ -14,12 +14,13 @@ import libvirt
 import pytest
 
 from service.domain.devices import DeviceRule, DeviceState, HeldDevice, HeldFunction, RuleKind, units
-from service.drivers.base import GuestReport, HostRejected, MachineSpec, MachineState
+from service.drivers.base import HostRejected, MachineSpec, MachineState
 from service.drivers.libvirt import inventory
 from service.drivers.libvirt.inventory import Inventory
 from service.drivers.libvirt.machines import _ailing
 from service.drivers.libvirt.nodedev import NodeDevices, function_of, really_had
 from service.drivers.libvirt.tags import read_domain
+from service.drivers.reports import GuestReport
 from tests.service.drivers.libvirt.fake import FakeHost
 from tests.service.drivers.libvirt.fake_devices import Function
 from tests.service.drivers.libvirt.machines import BUDGET, driver_of, identity, specification

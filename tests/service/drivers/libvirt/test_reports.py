@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.drivers.base import GuestReport
 from service.drivers.libvirt.channels import DETAIL_LIMIT, LINE_LIMIT, MOST_RESTARTS, Lines, parse_report
+from service.drivers.reports import GuestReport
 from tests.service.drivers.libvirt.reports import line
 
 JSON = st.recursive(

@@ -15,7 +15,8 @@ import libvirt
 import pytest
 
 from service.domain.catalog import Image
-from service.drivers.base import HostRejected, MachineState, OutcomeUnknown, volume_owner
+from service.drivers.base import HostRejected, MachineState, OutcomeUnknown
+from service.drivers.volume_names import volume_owner
 from tests.service.drivers.libvirt.fake import FakeHost, error, lost
 from tests.service.drivers.libvirt.machines import BUDGET, CLUSTER, LOGS, driver_of, made, specification
 
