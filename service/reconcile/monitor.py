@@ -258,7 +258,7 @@ class HostMonitor:
             return
         self._probed_at = asked
         facts = replace(facts, mark=None, foreign=_sum(facts.foreign, self._held))
-        if facts != self.facts or self._silent or self._record_anew or await self._misrecorded():
+        if facts != self.facts or self._silent or self._record_anew or await self._misrecorded(facts):
             self._record_anew = False
             await self._store.write(lambda c: host_facts.record(c, self.host, facts))
             failpoint("monitor.recorded")
@@ -302,11 +302,14 @@ class HostMonitor:
             self._changed(self.host.uuid)
         return False
 
-    async def _misrecorded(self) -> bool:
+    async def _misrecorded(self, facts: HostFacts) -> bool:
         """Whether the store has come to say that the host does not answer, or holds a ghost that is not there: another
-        replica wrote that, and may have ended before it could take it back."""
+        replica wrote that, and may have ended before it could take it back. Or it lacks a device that is there."""
         if not self._compares():
             return False
+        shown = facts.functions or ()
+        if shown and await self._store.read(lambda c: fleet.lacks_devices(c, self.host, shown)):
+            return True
         stored = await self._store.read(lambda c: fleet.status_of(c, self.host.uuid))
         if stored is HostStatus.DEGRADED and self._last is not None and not self._ghosts:
             return all(m.state is not MachineState.GHOST for m in self._last.listing.machines)

@@ -171,6 +171,12 @@ def hold_to_policy(connection: Connection, host_uuid: str, *, overcommitted: boo
     recount(connection, [host_uuid])
 
 
+def standing(connection: Connection, host_uuid: str) -> frozenset[str]:
+    """The keys of what a host has by its rows: without what is gone and nobody has."""
+    rows = _HERE.all(connection, {"of": [host_uuid]})
+    return frozenset(row.key for row in rows if row.instance_uuid or row.state != DeviceState.GONE.value)
+
+
 def let_go(connection: Connection, hosts: Iterable[str]) -> None:
     """End what attempts have of devices that have no claim on these hosts any more, in the transaction that ended it.
 

@@ -315,6 +315,14 @@ def set_facts(
         fleet_events.append(connection, FleetChange.HOST, uuid, row.zone_uuid, wall_clock() if now is None else now)
 
 
+def lacks_devices(connection: Connection, host: Host, functions: Sequence[PciFunction]) -> bool:
+    """Whether the rules offer more of these functions than the host has by its rows: where another device came into the
+    place of one that somebody still had, nothing is told of it before that one was let go."""
+    rules = settings.device_rules(connection)
+    offered = units(rules.rules, host.name, functions, rules.partitions_of(host.name))
+    return bool(offered) and not devices.standing(connection, host.uuid).issuperset(unit.key for unit in offered)
+
+
 def set_allocatable(connection: Connection, host: Host, overcommit: Overcommit) -> bool:
     """Count the host's allocatable amounts again, after its policy changed; returns whether any of them is another."""
     known = vectors.read(connection, [host.uuid]).get(host.uuid, {})

@@ -12,12 +12,13 @@ import grpc
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2
 from prometheus_client import generate_latest
+from sqlalchemy import delete
 
 from service.drivers.base import HostRejected, MachineIdentity, MachineState
 from service.drivers.simulated.host import SimulatedMachine
-from service.reconcile import failing_devices, sweep
+from service.reconcile import failing_devices, monitor, sweep
 from service.store import devices as store_devices
-from service.store import events
+from service.store import events, schema
 from tests.service.rpc.lab import reason_of, soon
 from tests.service.rpc.test_quarantine import command
 from tests.support.whole import ENTRY, GIB, ZONE, Whole, config_text, whole
@@ -218,6 +219,23 @@ async def test_a_member_whose_machine_loses_its_device_does_not_go_on(tmp_path: 
             )
 
         await soon(told)
+
+
+async def test_a_device_in_anothers_place_is_offered_once_that_one_was_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its host shows what it has shown all the while: nothing new says that it is there."""
+    monkeypatch.setattr(monitor, "COMPARE_SECONDS", 0.0)
+    async with whole(tmp_path, config_text(1, extra=HOST)) as lab:
+        host = lab.uuid_of("gpus")
+        let_go = delete(schema.devices).where(schema.devices.c.host_uuid == host, schema.devices.c.key == KEYS[0])
+        await lab.service.store.write(lambda c: c.execute(let_go))
+
+        async def offered() -> bool:
+            lab.service.reconciler.monitors[host].suspect()
+            return KEYS[0] in await devices(lab)
+
+        await soon(offered)
 
 
 async def test_a_machine_with_what_is_not_its_own_is_never_let_run(

@@ -61,6 +61,12 @@ def amounts(db: Database, host_uuid: str) -> tuple[int, int, int]:
     return tuple(vector.get("gpu.h100", 0) for vector in (host.allocatable, host.used, host.foreign))  # type: ignore[return-value]
 
 
+def lacks(db: Database, host_uuid: str, there: Sequence[PciFunction]) -> bool:
+    """Whether the host has devices of which it has no rows."""
+    host = db.read(fleet.hosts)[host_uuid]
+    return db.read(lambda c: fleet.lacks_devices(c, host, there))
+
+
 def states(db: Database, host_uuid: str) -> dict[str, str]:
     return {d.key: d.state.value for d in db.read(devices.of_hosts)[host_uuid]}
 
@@ -183,9 +189,12 @@ def test_what_the_host_shows_no_more_is_gone_and_another_device_in_its_place_is_
     assert set(told) == {KEYS[0], KEYS[2], KEYS[3]}, "nobody had the second"
     assert told[KEYS[0]] == (DeviceState.GONE, "another device is in its place, or with it")
     assert amounts(db, a) == (3, 1, 0)
+    assert not lacks(db, a, without), "its place is another's until that one lets it go"
     db.write(lambda c: claims.release(c, [(f"{1:032x}", 1)]))
     assert KEYS[0] not in states(db, a)
+    assert lacks(db, a, without), "a look at the host that shows nothing new would say nothing"
     db.write(probed, a, without)
+    assert not lacks(db, a, without)
     assert amounts(db, a) == (3, 0, 0)
 
 
