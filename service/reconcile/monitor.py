@@ -307,9 +307,10 @@ class HostMonitor:
         replica wrote that, and may have ended before it could take it back. Or it lacks a device that is there."""
         if not self._compares():
             return False
-        shown = facts.functions or ()
-        if shown and await self._store.read(lambda c: fleet.lacks_devices(c, self.host, shown)):
-            return True
+        if shown := facts.functions or ():
+            lacks = await self._store.read(lambda c: fleet.lacks_devices(c, self.host, shown))
+            if lacks:
+                return True
         stored = await self._store.read(lambda c: fleet.status_of(c, self.host.uuid))
         if stored is HostStatus.DEGRADED and self._last is not None and not self._ghosts:
             return all(m.state is not MachineState.GHOST for m in self._last.listing.machines)
