@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -25,6 +25,9 @@ from service.store.engine import Store
 TAIL = 4096
 BATCH = 256
 POLL_SECONDS = 0.5
+"""So often the log is read while somebody watches: a hint of what another replica commits may be lost."""
+IDLE_SECONDS = 10.0
+"""So seldom while nobody does and nothing happens."""
 BOOKMARK_SECONDS = 10.0
 
 
@@ -49,6 +52,7 @@ class Feed:
         self._news = News()
         self._listeners: list[Callable[[], None]] = []
         self.followers = 0
+        self._watching = 0
         store.on_commit(self._committed)
 
     def listen(self, listener: Callable[[], None]) -> None:
@@ -80,14 +84,33 @@ class Feed:
         self._held_from = self._head
         self._started = True
 
+    @contextmanager
+    def watched(self, *, followers: int = 0) -> Iterator[None]:
+        """Somebody waits for news meanwhile, and has it within POLL_SECONDS of its commit, hint or not. `followers`: so
+        many of those that are counted."""
+        self._watching += 1
+        self.followers += followers
+        try:
+            yield
+        finally:
+            self._watching -= 1
+            self.followers -= followers
+
     async def run(self) -> None:
-        """Read what is new, by hints and every POLL_SECONDS; what this process commits it has already."""
+        """Read what is new, by hints and every POLL_SECONDS, or IDLE_SECONDS where nobody watches and nothing was new.
+        What this process commits it has already."""
+        loop = asyncio.get_running_loop()
+        due = 0.0
         while True:
-            await self._news.poked(POLL_SECONDS)
+            hinted = await self._news.poked(POLL_SECONDS)
+            if not hinted and not self._watching and loop.time() < due:
+                continue
+            before = self._head
             try:
                 await self._catch_up()
             except Unavailable:
                 await asyncio.sleep(POLL_SECONDS)  # followers wait; the store's own health is shown by /healthz
+            due = loop.time() + (IDLE_SECONDS if self._head == before else POLL_SECONDS)
 
     def _committed(self, told: Sequence[Event]) -> None:
         """This process has committed these. Where others came between, or come later, they are read with them."""
@@ -136,8 +159,7 @@ class Feed:
             oldest, current = await self._store.read(events.head)
             if not oldest <= after <= max(current, self._head):
                 raise RevisionUnavailable(after, oldest, current)
-        self.followers += 1
-        try:
+        with self.watched(followers=1):
             cursor, loop = after, asyncio.get_running_loop()
             idle = idle_seconds or BOOKMARK_SECONDS
             # A point in time, not what has passed since one: rounded, that may come out too short at the very moment.
@@ -157,8 +179,6 @@ class Feed:
                 if closed:
                     raise Unavailable("the service is shutting down")
                 await self._wait_beyond(cursor, max(0.0, due - loop.time()) if bookmarks else idle)
-        finally:
-            self.followers -= 1
 
     async def watch(
         self, revision: int | None, *, group_uuid: str | None, project: str | None

@@ -18,12 +18,14 @@ class News:
         """A hint that there may be news: let the reader look at once."""
         self._wake.set()
 
-    async def poked(self, seconds: float) -> None:
-        """Wait for a hint, at most so long."""
+    async def poked(self, seconds: float) -> bool:
+        """Wait for a hint, at most so long; whether there was one."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
+        hinted = self._wake.is_set()
         self._wake.clear()
+        return hinted
 
     def publish(self) -> None:
         """Wake all followers: the present event is set once and replaced, so that nobody can miss it."""

@@ -100,17 +100,18 @@ class Picture:
 
     async def watch(self) -> AsyncGenerator[Look, None]:
         """First the whole fleet, then whatever changed, without end. Raises Unavailable."""
-        await self._look()
-        known = self._change
-        yield Look(tuple(self._views.values()), (), self._zones, whole=True)
-        while True:
-            await self._wait()
+        with self._feed.watched():
             await self._look()
-            if self._change == known:
-                continue
-            news = self._since(known)
             known = self._change
-            yield news
+            yield Look(tuple(self._views.values()), (), self._zones, whole=True)
+            while True:
+                await self._wait()
+                await self._look()
+                if self._change == known:
+                    continue
+                news = self._since(known)
+                known = self._change
+                yield news
 
     def _since(self, change: int) -> Look:
         changed = [uuid for uuid, at in self._changed.items() if at > change]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 from sqlalchemy import Connection
@@ -26,6 +27,7 @@ from tests.support.schema import migrated
 
 pytestmark = pytest.mark.asyncio
 
+T = TypeVar("T")
 ONE, TWO = "1" * 32, "2" * 32
 
 
@@ -286,6 +288,36 @@ async def test_what_others_commit_in_between_is_read_and_nothing_is_told_twice()
         newest = await tell(store, ONE, 2)
         await caught_up(feed, newest)
         assert await read(feed, 0, newest) == list(range(1, newest + 1))
+
+
+async def test_while_nobody_watches_the_log_is_left_alone_and_whoever_comes_has_all_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feeds, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(feeds, "IDLE_SECONDS", 3600.0)
+    looked = asyncio.Event()
+    reads = Store.read
+
+    async def noted(store: Store, work: Callable[[Connection], T]) -> T:
+        looked.set()
+        return await reads(store, work)
+
+    async with running() as (store, feed):
+        monkeypatch.setattr(Store, "read", noted)
+        async with asyncio.timeout(60):
+            await looked.wait()  # the next time is in an hour
+        other = Store("sqlite://", inline=True)
+        other.close()
+        other.engine = store.engine  # a replica whose commits this process does not hear of
+        newest = await tell(other, TWO, 2)
+        assert await read(feed, 0, newest) == list(range(1, newest + 1))
+        reader = asyncio.create_task(read(feed, newest, newest + 1))
+        async with asyncio.timeout(60):
+            while feed.followers == 0:  # noqa: ASYNC110  # the feed tells its followers, and this is none
+                await asyncio.sleep(0.01)
+        newest = await tell(other, TWO, 1)
+        assert await reader == [newest]
+        assert feed.head == newest  # by the process's own look, not by the follower's after ten seconds
 
 
 async def test_a_transaction_that_changes_no_group_wakes_nobody_and_one_that_fails_tells_nothing() -> None:
