@@ -208,11 +208,12 @@ class Fleet(Zones, Clusters):
         or the file defines it.
 
         `force`: the operator's word that the machine is gone for good. Claims of members that were placed elsewhere go
-        with the host. Raises WrongState where it was not fenced, or answers.
+        with the host. Raises WrongState where it was not fenced, or answers. Its devices that are out of service are so
+        again where it is added again.
         """
         now = self._clock()
 
-        def work(connection: Connection) -> None:
+        def work(connection: Connection) -> tuple[str, ...]:
             host = fleet.host(connection, uuid, lock=True)
             require_etag("host", host, etag)
             operator_changes.require_run_time(connection, schema.hosts, f"host {host.name}", uuid)
@@ -224,10 +225,12 @@ class Fleet(Zones, Clusters):
             if host.name in ownership.ahead(connection):
                 time_lost(connection, clock.now(connection))
             addresses.silent(connection, uuid)
-            fleet.delete_host(connection, host, now)
+            out = fleet.delete_host(connection, host, now)
             audited(connection, caller, "RemoveHost(force)" if force else "RemoveHost", uuid, "", now)
+            return out
 
-        await self._commit(work, validate_only)
+        if (out := await self._commit(work, validate_only)) and not validate_only:
+            logger.warning("host %s is removed; devices stay out of service if it comes back: %s", uuid, ", ".join(out))
 
     async def set_state(
         self, caller: Caller, uuid: str, state: HostState, etag: str = "", *, validate_only: bool = False
@@ -274,11 +277,8 @@ class Fleet(Zones, Clusters):
                 raise NotFound("zone", zone_uuid, "zone_uuid")
             hosts = [h for h in fleet.hosts(connection).values() if zone_uuid in ("", h.zone_uuid)]
             zones, of_fleet = fleet.zones(connection), settings.overcommit(connection)
-            views = [
-                HostView(h, HostLoad(), policy(of_fleet, zones, h), used=self._used(h.uuid))
-                for h in hosts
-                if h.schedulable
-            ]
+            taking = [h for h in hosts if h.schedulable]
+            views = [HostView(h, HostLoad(), policy(of_fleet, zones, h), used=self._used(h.uuid)) for h in taking]
             return FleetCapacity(summed(views), len(views), len(hosts) - len(views))
 
         return await self._store.read(read)
@@ -303,7 +303,7 @@ class Fleet(Zones, Clusters):
         fences, told = fencing.newest(connection, [*holds]), fencing.verdicts(connection, [*holds])
         some = {uuid for uuid, kind in ownership.counts(connection) if kind is Holding.MACHINE}
         held = {u: ownership.held_on(connection, u) for u in some & holds.keys()}
-        views = (
+        return tuple(
             HostView(
                 h,
                 loads[u],
@@ -317,7 +317,6 @@ class Fleet(Zones, Clusters):
             )
             for u, h in ((h.uuid, h) for h in hosts)
         )
-        return tuple(views)
 
     def _host_view(self, connection: Connection, uuid: str) -> HostView:
         return self.views(connection, (fleet.host(connection, uuid),))[0]

@@ -20,7 +20,7 @@ from service.config.left_out import LeftOut
 from service.config.overlay import NOTHING, Overlay, named
 from service.config.printed import text
 from service.config.problems import describe
-from service.config.sections import Sections
+from service.config.sections import Sections, known
 from service.config.settings import Config
 from service.domain.environment import unknown_secrets
 from service.domain.tenants import Anonymous
@@ -85,7 +85,7 @@ def warnings(config: Config) -> tuple[str, ...]:
         for variable, secret in unknown_secrets(entry.environment, secrets.__contains__)
     ]
     found += _of_callers(config)
-    found += _of_partitions(config)
+    found += [*_of_rules(config), *_of_partitions(config)]
     keys = {
         f"credentials.{name}": Path(p)
         for name, of in config.credentials.items()
@@ -127,6 +127,21 @@ def _of_callers(config: Config) -> Iterator[str]:
             for project in named_in
             if project not in projects
         )
+
+
+def _of_rules(config: Config) -> Iterator[str]:
+    """Which rules of devices name hosts that the file does not have, or of which no rule is needed to count devices."""
+    of_hosts = {host.name: kinds.KINDS[host.address.driver] for host in config.hosts}
+    for index, rule in enumerate(config.devices.rules):
+        for name in sorted(set(rule.hosts)):
+            if name not in of_hosts:
+                yield (
+                    f"devices[{index}].hosts: there is no host {name!r} in [[hosts]]: the rule is about one that a "
+                    f"call adds by that name; {known(of_hosts)}"
+                )
+            elif of_hosts[name].counts_devices:
+                kind = of_hosts[name].name
+                yield f"devices[{index}].hosts: {name!r} is of kind {kind}, whose devices are only counted"
 
 
 def _of_partitions(config: Config) -> Iterator[str]:

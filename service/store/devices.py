@@ -16,7 +16,7 @@ from service.domain.devices import REPORTED, Clean, Device, DeviceState, HeldFun
 from service.domain.fleet import GPU, MEMORY, Overcommit
 from service.domain.ownership import Holding, Quarantined
 from service.errors import NotFound, WrongState
-from service.store import schema
+from service.store import left_devices, schema
 from service.store.codec import decode, decode_known, encode
 from service.store.statement import Statement, among
 
@@ -118,20 +118,27 @@ def counts(devices: Iterable[Device]) -> tuple[dict[str, int], dict[str, int]]:
     return dict(total), dict(held)
 
 
-def record(connection: Connection, host_uuid: str, units: Sequence[Unit], *, overcommitted: bool) -> bool:
+def record(
+    connection: Connection, host_uuid: str, units: Sequence[Unit], *, overcommitted: bool, hypervisor: str = ""
+) -> bool:
     """Record what rules offer of a host that was looked at; returns whether anything is told otherwise than before.
 
     What is no more there, or is another device, is gone: forgotten where nobody has it and no operator has a say in
-    it. `overcommitted`: see OVERCOMMITTED. The caller holds the host's row.
+    it. `overcommitted`: see OVERCOMMITTED. `hypervisor`: the machine's own uuid, by which it is known that a device was
+    out of service before (`left_devices`). The caller holds the host's row.
     """
     let_go(connection, [host_uuid])
     known = {row.key: row for row in _HERE.all(connection, {"of": [host_uuid]})}
+    fresh = {unit.key: unit.functions for unit in units if unit.key not in known}
+    out = left_devices.out_again(connection, host_uuid, hypervisor, fresh) if fresh else {}
     changed = False
     for unit in units:
         values = _values(unit, overcommitted=overcommitted)
         row = known.pop(unit.key, None)
         if row is None:
-            connection.execute(insert(_DEVICES), {"host_uuid": host_uuid, "key": unit.key, "quarantine": "", **values})
+            quarantine = out.get(unit.key, "")
+            first = {"host_uuid": host_uuid, "key": unit.key, "quarantine": quarantine}
+            connection.execute(insert(_DEVICES), {**first, **values})
         elif row.instance_uuid and row.functions != values["functions"]:
             changed |= _lose(connection, row, "another device is in its place, or with it")
             continue
@@ -261,10 +268,12 @@ def release(connection: Connection, host_uuid: str, key: str) -> None:
     recount(connection, [host_uuid])
 
 
-def delete_of(connection: Connection, host_uuid: str) -> None:
-    """Forget all of a host that is forgotten itself."""
+def delete_of(connection: Connection, host_uuid: str, hypervisor: str, now: int) -> tuple[str, ...]:
+    """Forget all of a host that is forgotten itself, but for what is out of service; returns the keys of that."""
+    kept = left_devices.keep(connection, host_uuid, hypervisor, now)
     for table in (_HELD, _DEVICES):
         connection.execute(delete(table).where(table.c.host_uuid == host_uuid))
+    return kept
 
 
 def claimed_by(

@@ -149,10 +149,11 @@ def put_host(connection: Connection, host: Host, *, now: int | None = None) -> N
     fleet_events.append(connection, FleetChange.HOST, host.uuid, host.zone_uuid, at)
 
 
-def delete_host(connection: Connection, host: Host, now: int) -> None:
-    """Forget the host; the caller has seen that nothing is seated or claimed on it."""
+def delete_host(connection: Connection, host: Host, now: int) -> tuple[str, ...]:
+    """Forget the host; the caller has seen that nothing is seated or claimed on it. Returns the keys of its devices
+    that are out of service, which they are again where the host is added again."""
     # A group for which room was to be made here finds out.
-    devices.delete_of(connection, host.uuid)
+    out_of_service = devices.delete_of(connection, host.uuid, host.hypervisor, now)
     tables = (
         schema.bookings,
         schema.image_copies,
@@ -166,6 +167,7 @@ def delete_host(connection: Connection, host: Host, now: int) -> None:
         connection.execute(delete(table).where(table.c.host_uuid == host.uuid))
     connection.execute(delete(schema.hosts).where(schema.hosts.c.uuid == host.uuid))
     fleet_events.append(connection, FleetChange.HOST_REMOVED, host.uuid, host.zone_uuid, now)
+    return out_of_service
 
 
 def hosts(connection: Connection, uuids: Sequence[str] | None = None) -> Mapping[str, Host]:
@@ -267,14 +269,15 @@ def set_facts(
     isolation: str = "",
     firmware: str = "",
     secure_boot: str = "",
+    hypervisor: str = "",
     now: int | None = None,
 ) -> None:
     """Record a probe: the host is connected, its totals, what others hold, its devices, and what is allocatable.
 
     `total`, `foreign`: those of NUMA cells among them, by their own names (`service/domain/cells.py`). `beside`: what
     each of our guests takes beside its claim; `guests`: how many run, those without a claim included. `functions`: see
-    `drivers.base.HostFacts`; what the rules offer of them is counted by model. No `isolation`, `firmware` or
-    `secure_boot`: the last one stands.
+    `drivers.base.HostFacts`; what the rules offer of them is counted by model. No `isolation`, `firmware`,
+    `secure_boot` or `hypervisor`: the last one stands.
 
     Policies and the operator's amounts are read here, so that a slow probe does not bring back what was changed
     meanwhile. Does nothing where the host is gone.
@@ -294,7 +297,8 @@ def set_facts(
         rules = settings.device_rules(connection)
         offered = units(rules.rules, operators.name, functions, rules.partitions_of(operators.name))
         barred = devices.barred(virt_type, overcommit)
-        new_devices = devices.record(connection, uuid, offered, overcommitted=barred)
+        machine = hypervisor or row.hypervisor or ""
+        new_devices = devices.record(connection, uuid, offered, overcommitted=barred, hypervisor=machine)
         there, held = devices.counts(devices.of_hosts(connection, [uuid]).get(uuid, ()))
         total, foreign = {**total, **there}, {**foreign, **held}
     usable = _allocatable(overcommit, {name: total.get(name, 0) for name in {*known, *total}})

@@ -211,6 +211,19 @@ device_claims = Table(
     Column("group_uuid", UUID, nullable=False),
 )
 
+# Devices that were out of service as their host was taken out of the fleet, until that is added again. `hypervisor`:
+# the machine's own uuid, empty where it was not known; `ids`: vendor:product of the device.
+left_devices = Table(
+    "left_devices",
+    metadata,
+    Column("host_uuid", UUID, primary_key=True),
+    Column("hypervisor", WORD, primary_key=True),
+    Column("key", WORD, primary_key=True),
+    Column("ids", WORD, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("left_at", BigInteger, nullable=False),
+)
+
 # Hosts that are switched off by their BMCs, and what is thought of silent ones (`service/domain/fencing.py`).
 fences = Table(
     "fences",

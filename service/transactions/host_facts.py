@@ -27,6 +27,7 @@ def record(connection: Connection, host: Host, facts: HostFacts, *, now: int | N
         isolation=facts.isolation,
         firmware=facts.firmware,
         secure_boot=facts.secure_boot,
+        hypervisor=facts.hypervisor,
         now=now,
     )
     zone = fleet.zones(connection).get(host.zone_uuid) if facts.addresses is not None else None

@@ -93,6 +93,27 @@ def test_a_partition_is_named_by_its_host_and_told_where_it_contradicts(tmp_path
     assert any("partitions[2].devices" in one and "0000:09:00.0, which is in 'left' as well" in one for one in told)
 
 
+def test_a_rule_of_a_host_that_is_not_in_the_file_is_told_as_a_warning(tmp_path: Path) -> None:
+    """A host that a call adds may have that name: it is no mistake for certain."""
+    host = '\n[[hosts]]\nname = "hv1"\nzone = "zone-1"\ndriver = "libvirt"\ntransport = "unix"\n'
+    rules = RULES.replace(
+        'addresses = ["0000:09:00.0"]\nhosts = ["hv1"]', 'addresses = ["0000:09:00.0"]\nhosts = ["hv-1"]'
+    )
+
+    def told(text: str) -> list[str]:
+        return [line for line in warnings(parse(config_text(0, extra=host + text), tmp_path)) if "devices[" in line]
+
+    assert told(RULES) == []
+    (line,) = told(rules)
+    assert line.startswith("devices[3].hosts: there is no host 'hv-1' in [[hosts]]")
+    assert "hv1" in line
+    of = parse(config_text(0, extra=host + RULES), tmp_path)
+    (hv1,) = of.hosts
+    metal = replace(of, hosts=(replace(hv1, address=replace(hv1.address, driver="redfish")),))
+    line, _ = [line for line in warnings(metal) if "devices[" in line]
+    assert line == "devices[2].hosts: 'hv1' is of kind redfish, whose devices are only counted"
+
+
 def test_devices_of_a_partition_that_no_rule_offers_are_told_as_a_warning(tmp_path: Path) -> None:
     host = '\n[[hosts]]\nname = "{}"\nzone = "zone-1"\ndriver = "{}"\ntransport = "{}"\n'
     left = '\n[[hosts.partitions]]\nname = "left"\ndevices = ["0000:05:00.0", "0000:09:00.0"]\n'

@@ -82,8 +82,31 @@ async def test_a_host_that_is_added_anew_has_its_devices_anew_and_none_that_a_me
         assert await refused(lab.fleet.ReleaseDevice(gone)) == "NOT_FOUND"
         again = await lab.add_host(name="other", connection=WITH_GPUS)
         assert again.uuid != host.uuid
-        assert await told(lab) == [("available", "")] * 2
+        assert await told(lab) == [("available", "")] * 2, "it is another machine"
         assert list((await lab.up(model_services=nodes(2))).instances[0].devices) == KEYS
+
+
+async def test_a_device_that_is_out_of_service_is_so_when_its_host_is_removed_and_added_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.drivers.simulated.driver.uuid5", lambda *_: "4c4c4544-0001")  # it is the same machine
+    async with whole(tmp_path, config_text(0)) as lab:
+        host = await lab.add_host(name="gpus", connection=WITH_GPUS)
+        await lab.fleet.QuarantineDevice(
+            fleet_pb2.QuarantineDeviceRequest(host_uuid=host.uuid, key=KEYS[1], reason="Xid 79")
+        )
+        await lab.fleet.RemoveHost(fleet_pb2.RemoveHostRequest(uuid=host.uuid, validate_only=True))
+        assert await told(lab) == [("available", ""), ("quarantined", "")]
+        for _ in range(2):
+            await lab.fleet.RemoveHost(fleet_pb2.RemoveHostRequest(uuid=host.uuid))
+            host = await lab.add_host(name="other", connection=WITH_GPUS)
+            assert await told(lab) == [("available", ""), ("quarantined", "")]
+            assert {one.key: one.reason for one in host.devices}[KEYS[1]] == "Xid 79"
+            assert await refused(lab.up(model_services=nodes(2))) == "NO_CAPACITY"
+        await lab.fleet.ReleaseDevice(fleet_pb2.ReleaseDeviceRequest(host_uuid=host.uuid, key=KEYS[1]))
+        await lab.fleet.RemoveHost(fleet_pb2.RemoveHostRequest(uuid=host.uuid))
+        await lab.add_host(name="gpus", connection=WITH_GPUS)
+        assert await told(lab) == [("available", "")] * 2, "what was released stays so"
 
 
 async def test_more_devices_than_any_host_has_are_refused_for_good_and_leave_nothing(tmp_path: Path) -> None:

@@ -208,6 +208,37 @@ def test_what_is_gone_and_out_of_service_is_shown_until_an_operator_releases_it(
     assert KEYS[0] not in states(db, a)
 
 
+def test_what_is_out_of_service_is_so_in_its_machine_again_and_not_in_another_nor_as_another_device(
+    db: Database,
+) -> None:
+    a = with_four(db)
+    machine, other = "4c4c4544-0001", "4c4c4544-0002"
+    host = replace(db.read(fleet.host, a), hypervisor=machine)
+
+    def again(uuid: str, hypervisor: str, shown: Sequence[PciFunction]) -> dict[str, str]:
+        db.write(lambda c: fleet.put_host(c, replace(host, uuid=uuid)))
+        total = {VCPU: 64, MEMORY: 64 * GIB}
+        facts = {"boot_id": "2", "virt_type": "kvm", "total": total, "foreign": {}, "hypervisor": hypervisor}
+        db.write(lambda c: fleet.set_facts(c, uuid, functions=shown, **facts))  # type: ignore[arg-type]
+        return states(db, uuid)
+
+    def removed(uuid: str) -> None:
+        db.write(lambda c: fleet.delete_host(c, replace(host, uuid=uuid), 3))
+
+    db.write(devices.quarantine, a, KEYS[:3], "it glows")
+    db.write(probed, a, FOUR[1:])
+    removed(a)
+    assert set(again(a, other, FOUR).values()) == {"available"}, "another machine under the same uuid"
+    removed(a)
+    another = replace(FOUR[1], product="2331")
+    db.write(settings.set_device_rules, DeviceRules((replace(H100, product="", device_class="0302"),)))
+    assert again("b" * 32, machine, [another, *FOUR[2:]]) == {
+        KEYS[1]: "available", KEYS[2]: "quarantined", KEYS[3]: "available",
+    }  # fmt: skip
+    assert amounts(db, "b" * 32) == (3, 0, 1)
+    assert again("b" * 32, machine, [FOUR[0], another, *FOUR[2:]])[KEYS[0]] == "quarantined", "it came back later"
+
+
 @pytest.mark.parametrize("clean", list(Clean))
 def test_what_is_gone_is_not_counted_any_more_once_its_member_lets_it_go(db: Database, clean: Clean) -> None:
     """The host is not looked at anew for that: what it shows is what it showed before."""
