@@ -11,17 +11,19 @@ from dataclasses import replace
 
 from service.app import engines, environment
 from service.domain import placement_rules, ranks, roles
-from service.domain.catalog import ModelService
+from service.domain.catalog import ModelService, RegisteredImage
 from service.domain.environment import unknown_secrets
 from service.domain.fleet import Cluster, Zone
 from service.domain.presets import Gate, preset_of
-from service.domain.specs import GroupSpec, NodeSpec
+from service.domain.specs import DataDisk, GroupSpec, NodeSpec
 from service.errors import InvalidArgument, NotFound
 from service.planning import confinement
 
 MAX_CPU = 4096
 MAX_MEMORY = 64 << 40
 MIN_MEMORY = 16 << 20
+DATA_FORMATS = ("raw", "qcow2")
+"""Of images that data disks are made of."""
 
 
 def admit(
@@ -32,15 +34,16 @@ def admit(
     max_nodes: int,
     knows_secret: Callable[[str], bool],
     cluster_of: Callable[[str], Cluster | None],
+    image_of: Callable[[str], RegisteredImage | None],
     framework: str = "",
     own_uuid: str = "",
     members: Sequence[NodeSpec] = (),
     known_roles: Mapping[str, int] | None = None,
 ) -> GroupSpec:
     """The specification with everything filled in but the values of secrets. `knows_secret`: whether the caller may use
-    the secret of a name; `cluster_of`: the cluster of a uuid. `framework`: of the group that the nodes are to join;
-    empty for that of the initial node. `own_uuid`: the group's, where its caller chose it; `members`: those that stay,
-    and `known_roles`: its roles' start orders, where `spec` has those alone that join it.
+    the secret of a name; `cluster_of`, `image_of`: those of a uuid. `framework`: of the group that the nodes are to
+    join; empty for that of the initial node. `own_uuid`: the group's, where its caller chose it; `members`: those that
+    stay, and `known_roles`: its roles' start orders, where `spec` has those alone that join it.
 
     Raises InvalidArgument and NotFound, naming the field, and what `knows_secret` raises.
     """
@@ -57,6 +60,9 @@ def admit(
         _check_cluster(node, path, cluster_of)
         environment.check(node.environment_variables, f"{path}.environment_variables", knows_secret)
         _check_secrets(catalogue[node.model_service_uuid], path, knows_secret)
+    spec = replace(
+        spec, nodes=tuple(_with_disks(n, f"model_services[{i}]", image_of) for i, n in enumerate(spec.nodes))
+    )
     if wrong := list(roles.violations(spec.nodes, known_roles or {})):
         raise InvalidArgument(wrong)
     if (size := sum(node.count for node in spec.nodes)) > max_nodes:
@@ -94,6 +100,24 @@ def _check_cluster(node: NodeSpec, path: str, cluster_of: Callable[[str], Cluste
         raise NotFound("cluster", node.cluster_uuid, f"{path}.cluster_uuid")
     if cluster is not None and node.zone_uuid and cluster.zone_uuid != node.zone_uuid:
         raise InvalidArgument.of(f"{path}.cluster_uuid", f"is in zone {cluster.zone_uuid}, and the node names another")
+
+
+def _with_disks(node: NodeSpec, path: str, image_of: Callable[[str], RegisteredImage | None]) -> NodeSpec:
+    """The node with the images of its data disks; one that was admitted keeps what it was. Raises NotFound,
+    InvalidArgument."""
+
+    def made(disk: DataDisk, field: str) -> DataDisk:
+        if not disk.image_uuid or disk.image is not None:
+            return disk
+        found = image_of(disk.image_uuid)
+        if found is None:
+            raise NotFound("image", disk.image_uuid, field)
+        if found.format not in DATA_FORMATS:
+            raise InvalidArgument.of(field, f"is of format {found.format}; raw and qcow2 are allowed")
+        return replace(disk, image=found.image)
+
+    disks = (made(disk, f"{path}.data_disks[{number}].image_uuid") for number, disk in enumerate(node.data_disks))
+    return replace(node, data_disks=tuple(disks))
 
 
 def _check_secrets(entry: ModelService, path: str, knows_secret: Callable[[str], bool]) -> None:

@@ -244,6 +244,7 @@ class GroupIntents:
             max_nodes=self._limits.max_nodes,
             knows_secret=self._secrets.usable(connection, group.project, keep=True),
             cluster_of=lambda uuid: clusters.find(connection, uuid),
+            image_of=lambda uuid: catalog.find_image(connection, uuid, keep=True),
             framework=_framework(connection, group),
             members=[m.spec for m in group.instances if m.uuid not in removed],
             known_roles=roles.orders([m.spec for m in group.instances if m.uuid not in removed]),

@@ -46,7 +46,19 @@ from service.planning.fleet_reader import FleetReader
 from service.planning.planner import Planner, answer_time
 from service.serving import preview
 from service.signals import Signals
-from service.store import addresses, clock, clusters, events, fleet, group_pages, groups, instances, quotas, requests
+from service.store import (
+    addresses,
+    catalog,
+    clock,
+    clusters,
+    events,
+    fleet,
+    group_pages,
+    groups,
+    instances,
+    quotas,
+    requests,
+)
 from service.store.codec import canonical
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -333,6 +345,7 @@ class Groups(GroupUpdates):
                 max_nodes=self._limits.max_nodes,
                 knows_secret=knows_secret,
                 cluster_of=lambda uuid: clusters.find(connection, uuid),
+                image_of=lambda uuid: catalog.find_image(connection, uuid, keep=keep),
                 own_uuid=request.resource_uuid,
             )
 

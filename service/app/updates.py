@@ -204,6 +204,7 @@ class GroupUpdates(GroupIntents):
                 max_nodes=len(nodes),
                 knows_secret=self._secrets.usable(connection, group.project, keep=False),
                 cluster_of=lambda uuid: clusters.find(connection, uuid),
+                image_of=lambda uuid: catalog.find_image(connection, uuid, keep=False),
                 own_uuid=group.uuid,
             )
         except (InvalidArgument, NotFound) as error:

@@ -9,12 +9,12 @@ import click
 from corral.v1 import catalog_pb2_grpc, deploy_pb2, fleet_pb2_grpc, group_pb2, placement_pb2
 
 from service.cli import names
-from service.cli.catalog import all_services, find_service
+from service.cli.catalog import all_services, find_image, find_service
 from service.cli.command import Session
 from service.cli.places import find_zone
 from service.cli.policy import NUMA
 from service.cli.requests import BadRequestFile
-from service.cli.values import COUNT, PAIR, SIZE
+from service.cli.values import COUNT, DATA_DISK, PAIR, SIZE
 
 Request = deploy_pb2.DeployDistributedModelServiceRequest | deploy_pb2.PlanDistributedModelServiceRequest
 
@@ -29,6 +29,7 @@ _OF_A_MEMBER = (
     "zone",
     *_OF_CPUS,
     *_OF_GPUS,
+    "data_disks",
     "env",
     "timeout",
     "creation",
@@ -94,6 +95,14 @@ def options(function: Any) -> Any:
             click.option("--gpu", "gpus", multiple=True, type=COUNT, metavar="MODEL=N", help="Without FILE: its GPUs."),
             gpu_options,
             click.option(
+                "--data-disk",
+                "data_disks",
+                multiple=True,
+                type=DATA_DISK,
+                metavar="SIZE|IMAGE[=SIZE]",
+                help="Without FILE: a disk beside its root disk, empty or with an image's content, by name or uuid.",
+            ),
+            click.option(
                 "--env", multiple=True, type=PAIR, metavar="NAME=VALUE", help="Without FILE: its environment."
             ),
             click.option(
@@ -129,11 +138,17 @@ def fill(session: Session, told: dict[str, Any], name: str | None, into: Request
     node.count = told.get("members", 1)
     node.timeout = told.get("timeout", 0)
     node.gpus.extend(gpus)
+    for image, size in told.get("data_disks", ()):
+        node.data_disks.add(image_uuid=_image(session, image) if image else "", size=size)
     for key, value in told.get("env", ()):
         node.environment_variables[key] = value
     into.name = name
     into.service_creation_strategy = told.get("creation", "parallel")
     into.model_services.append(node)
+
+
+def _image(session: Session, wanted: str) -> str:
+    return find_image(session.stub(catalog_pb2_grpc.CatalogServiceStub), wanted).uuid
 
 
 def _service(session: Session, wanted: str) -> str:

@@ -50,6 +50,15 @@ def count(text: str) -> tuple[str, int]:
     return key, int(told)
 
 
+def data_disk(text: str) -> tuple[str, int]:
+    """`SIZE`, `IMAGE` or `IMAGE=SIZE`, as the image's name or uuid and bytes; what reads as a size is one. Raises
+    ValueError."""
+    image, _, told = text.rpartition("=")
+    if image:
+        return image, size(told)
+    return (text, 0) if _SIZE.fullmatch(text.strip()) is None else ("", size(text))
+
+
 def ratio(text: str) -> tuple[str, float]:
     """`RESOURCE=RATIO`. Raises ValueError."""
     resource, told = pair(text)
@@ -86,5 +95,6 @@ SIZE = Read("size", size)
 PAIR = Read("key=value", pair)
 AMOUNT = Read("resource=amount", amount)
 COUNT = Read("key=number", count)
+DATA_DISK = Read("size|image[=size]", data_disk)
 DURATION = Read("duration", duration)
 RATIO = Read("resource=ratio", ratio)

@@ -11,6 +11,7 @@ from corral.v1 import catalog_pb2, deploy_pb2, fleet_pb2, group_pb2, project_pb2
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from service.contract.disk_rules import data_disks_are_right
 from service.contract.gpu_rules import cells_agree, confinement_is_right, gpu_violations, gpus_are_right
 from service.domain import ranks, weights
 from service.domain.containers import is_reference
@@ -307,6 +308,7 @@ _OF_NODES: Sequence[Rule] = (
     _roles_and_counts_are_right,
     gpus_are_right,
     confinement_is_right,
+    data_disks_are_right,
 )
 
 
@@ -322,6 +324,7 @@ _DEPLOY: Sequence[Rule] = (
     _roles_and_counts_are_right,
     gpus_are_right,
     confinement_is_right,
+    data_disks_are_right,
     cells_agree,
     _waits_for_or_until,
 )
@@ -344,6 +347,7 @@ _RULES: Mapping[str, Sequence[Rule]] = {
         _roles_and_counts_are_right,
         gpus_are_right,
         confinement_is_right,
+        data_disks_are_right,
     ),
     "corral.v1.RolloutInstanceGroupRequest": (_changes_are_right,),
     "corral.v1.UpdateInstanceGroupRequest": (

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from service.domain.catalog import Image
 from service.domain.cells import NumaPolicy
 from service.domain.fleet import GPU
 
@@ -70,6 +71,23 @@ class GpuRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class DataDisk:
+    """A disk beside the root disk: a copy of `image`'s disk, empty without one. `size`: bytes; 0: the image's own.
+
+    `image_uuid` is what was asked for; `image`, what that was at admission, is what the disk is made of.
+    """
+
+    size: int = 0
+    image_uuid: str = ""
+    image: Image | None = None
+
+
+def data_disk_serial(position: int) -> str:
+    """By which a guest knows its data disks, whatever its kernel calls them: virtio's serial, of 20 characters."""
+    return f"corral-data-{position}"
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSpec:
     """One requested member. `model_service_uuid` is the contract's `uuid`: a catalogue entry.
 
@@ -82,7 +100,7 @@ class NodeSpec:
     `devices`: what the devices of any model are on the host that the member was placed on last.
     `numa_cells`: over how many NUMA cells of its host it is spread; 0: as `numa` says; that None: as its group's policy
     does. `dedicated_cpus`, `isolate_emulator_threads`: whether its processors, and others than QEMU's own threads, are
-    its alone; `huge_pages`: a name of `cells.PAGES`, empty: of whatever pages.
+    its alone; `huge_pages`: a name of `cells.PAGES`, empty: of whatever pages. `data_disks`: beside the root disk.
     """
 
     name: str
@@ -113,6 +131,7 @@ class NodeSpec:
     dedicated_cpus: bool = False
     isolate_emulator_threads: bool = False
     huge_pages: str = ""
+    data_disks: tuple[DataDisk, ...] = ()
 
     @property
     def held_gpus(self) -> tuple[GpuRequest, ...]:

@@ -22,6 +22,7 @@ from service.domain.devices import HeldDevice, PciFunction
 from service.domain.isolation import GroupFilter, Isolation
 from service.domain.network import ForeignAddress
 from service.domain.ownership import OwnerMark
+from service.domain.specs import DataDisk
 from service.drivers.copies import HostCopies
 from service.drivers.machine_uuids import machine_uuid
 from service.drivers.reports import GuestReport
@@ -149,9 +150,9 @@ class MachineSpec:
     come, for the machine's metadata: a database that is older than its machines is noticed by it.
     `record`: text of the metadata from which the machine's rows can be written again; each definition has the newest.
     `isolation`: whom its group may talk with, held to where the host can; None: nothing is held to.
-    `asked_for`: what the host is to be asked of the guest's readiness, `agent` or `serial`; empty for nothing. A host
-    that cannot be asked that refuses the machine (HostRejected `unsupported`).
-    `relies_on`: options that its host must have, and their values, empty for any; another host refuses it likewise.
+    `asked_for`: what the host is to be asked of the guest's readiness, `agent` or `serial`; empty for nothing.
+    `relies_on`: options that its host must have, and their values, empty for any. `data_disks`: beside the root disk.
+    A host that cannot do one of these three refuses the machine (HostRejected `unsupported`).
     """
 
     identity: MachineIdentity
@@ -172,6 +173,7 @@ class MachineSpec:
     isolation: Isolation | None = None
     asked_for: str = ""
     relies_on: Mapping[str, str] = field(default_factory=dict)
+    data_disks: tuple[DataDisk, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,8 @@ def _sums(catalogue: Mapping[str, ModelService], member: Instance) -> frozenset[
     admitted = version_key(spec.model_service_uuid, spec.model_service_version)
     entry = catalogue.get(admitted) or catalogue.get(spec.model_service_uuid)
     # Where its entry is gone the create says so.
-    return frozenset(one.lower() for one in entry.image.sha256.values()) if entry is not None else frozenset()
+    images = [*([entry.image] if entry is not None else []), *(d.image for d in spec.data_disks if d.image is not None)]
+    return frozenset(one.lower() for image in images for one in image.sha256.values())
 
 
 def _label(sum_: str) -> str:

@@ -175,6 +175,7 @@ def _needed(connection: Connection, host_uuid: str) -> frozenset[str]:
                 spec = member.spec
                 admitted = version_key(spec.model_service_uuid, spec.model_service_version)
                 entry = entries.get(admitted) or entries.get(spec.model_service_uuid)
-                if entry is not None:
-                    found |= {entry.image.name, *(one.lower() for one in entry.image.sha256.values())}
+                images = [entry.image] if entry is not None else []
+                for image in (*images, *(disk.image for disk in spec.data_disks if disk.image is not None)):
+                    found |= {image.name, *(one.lower() for one in image.sha256.values())}
     return frozenset(found)

@@ -68,6 +68,7 @@ def machine_spec(
         isolation=isolation_of(group, zones[host.zone_uuid], zones) if member.address else None,
         asked_for=asked_for,
         relies_on=confinement.options(member.spec),
+        data_disks=member.spec.data_disks,
     )
 
 

@@ -11,6 +11,7 @@ from service.domain.environment import Secrets, is_line, is_planned, resolved
 from service.domain.fleet import Host, Zone
 from service.domain.groups import Group, Instance
 from service.domain.presets import CUSTOM, RANGES, SUPERVISOR_PORT, Ready, ports_of, preset_of, ranges_of
+from service.domain.specs import data_disk_serial
 from service.serving import engine
 from service.serving.fellows import fellows, with_peers
 
@@ -74,6 +75,7 @@ def rendezvous(
             "memory": member.spec.memory_size,
             "gpus": [{"model": g.model, "count": g.count} for g in member.spec.held_gpus],
             **_devices(member),
+            **_disks(member),
         },
         "leader": {
             "rank": 0,
@@ -126,6 +128,19 @@ def _endpoint(group: Group, member: Instance) -> dict[str, str]:
     if there is None or there.holder != member.uuid or there.zone_uuid != member.zone_uuid:
         return {}
     return {"endpoint": there.address} if there.address != member.address else {}
+
+
+def _disks(member: Instance) -> dict[str, Any]:
+    """The member's data disks, by the serials that its guest sees; `size` 0: as large as the image."""
+    told = [
+        {
+            "serial": data_disk_serial(number),
+            "size": disk.size,
+            **({"image": disk.image.name, "sha256": disk.image.sha256.get("disk", "")} if disk.image else {}),
+        }
+        for number, disk in enumerate(member.spec.data_disks)
+    ]
+    return {"data_disks": told} if told else {}
 
 
 def _devices(member: Instance) -> dict[str, Any]:

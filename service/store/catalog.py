@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from service.domain.catalog import Image, ModelService, RegisteredImage, version_key
 from service.domain.groups import GroupPhase
-from service.domain.specs import NodeSpec
+from service.domain.specs import DataDisk, NodeSpec
 from service.errors import NotFound
 from service.store import fleet_events, rows, schema
 from service.store.codec import decode, decode_known, encode
@@ -139,6 +139,13 @@ def image(connection: Connection, uuid: str, *, lock: bool = False) -> Registere
     return _image(row)
 
 
+def find_image(connection: Connection, uuid: str, *, keep: bool) -> RegisteredImage | None:
+    """The image of this uuid; None: there is none. `keep`: it is not deleted before this transaction ends."""
+    query = select(schema.images).where(schema.images.c.uuid == uuid)
+    row = connection.execute(query.with_for_update(read=True) if keep else query).one_or_none()
+    return None if row is None else _image(row)
+
+
 def image_exists(connection: Connection, uuid: str) -> bool:
     """Whether there is an image of this uuid."""
     return connection.scalar(select(schema.images.c.uuid).where(schema.images.c.uuid == uuid)) is not None
@@ -164,8 +171,10 @@ def image_users(connection: Connection, uuid: str) -> int:
 
 
 def image_members(connection: Connection, uuid: str) -> int:
-    """How many members of groups that are not over are made from the image, by whichever version of their entry."""
-    return sum(entry.image_uuid == uuid for entry in _entries_of_members(connection))
+    """How many members of groups that are not over are made from the image, by whichever version of their entry, or
+    have a disk that is."""
+    booted = sum(entry.image_uuid == uuid for entry in _entries_of_members(connection))
+    return booted + sum(uuid in {d.image_uuid for d in disks} for disks in _disks_of_members(connection))
 
 
 def image_paths(connection: Connection) -> frozenset[str]:
@@ -173,6 +182,7 @@ def image_paths(connection: Connection) -> frozenset[str]:
     images = [row.image for row in map(_image, connection.execute(select(schema.images)))]
     images += [entry.image for entry in model_services(connection).values()]
     images += [entry.image for entry in _entries_of_members(connection)]
+    images += [disk.image for disks in _disks_of_members(connection) for disk in disks if disk.image is not None]
     return frozenset(path for one in images for path in (one.kernel_path, one.initrd_path, one.disk_path) if path)
 
 
@@ -187,19 +197,24 @@ def uploaded_paths(connection: Connection) -> Mapping[str, str]:
     }
 
 
-def _entries_of_members(connection: Connection) -> list[ModelService]:
-    """The version that each member is made from, of groups that are not over."""
-    groups, members, versions = schema.groups, schema.instances, schema.model_service_versions
+def _specs_of_members(connection: Connection) -> list[NodeSpec]:
+    """What each member was asked to be, of groups that are not over."""
+    groups, members = schema.groups, schema.instances
     over = (GroupPhase.DELETED.value, GroupPhase.FAILED.value)
     query = (
-        select(members.c.model_service_uuid, members.c.spec)
-        .join(groups, groups.c.uuid == members.c.group_uuid)
-        .where(groups.c.phase.not_in(over))
+        select(members.c.spec).join(groups, groups.c.uuid == members.c.group_uuid).where(groups.c.phase.not_in(over))
     )
-    wanted = Counter(
-        (row.model_service_uuid, decode_known(NodeSpec, row.spec).model_service_version)
-        for row in connection.execute(query)
-    )
+    return [decode_known(NodeSpec, row.spec) for row in connection.execute(query)]
+
+
+def _disks_of_members(connection: Connection) -> list[tuple[DataDisk, ...]]:
+    return [spec.data_disks for spec in _specs_of_members(connection) if spec.data_disks]
+
+
+def _entries_of_members(connection: Connection) -> list[ModelService]:
+    """The version that each member is made from, of groups that are not over."""
+    versions = schema.model_service_versions
+    wanted = Counter((spec.model_service_uuid, spec.model_service_version) for spec in _specs_of_members(connection))
     uuids = {uuid for uuid, _ in wanted}
     known = {
         (row.uuid, row.version): decode(ModelService, row.document)

@@ -210,6 +210,7 @@ class NodeSpec(_message.Message):
     DEDICATED_CPUS_FIELD_NUMBER: _builtins.int
     ISOLATE_EMULATOR_THREADS_FIELD_NUMBER: _builtins.int
     HUGE_PAGES_FIELD_NUMBER: _builtins.int
+    DATA_DISKS_FIELD_NUMBER: _builtins.int
     is_initial_node: _builtins.bool
     """Whether this is the initial node: the leader, rank 0, that workers join. At most one node of a
     group is. Where none is marked, the node of rank 0 is the first.
@@ -309,6 +310,10 @@ class NodeSpec(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's own labels: kept and told, nothing goes by them."""
 
+    @_builtins.property
+    def data_disks(self) -> _containers.RepeatedCompositeFieldContainer[Global___DataDisk]:
+        """Disks beside the root disk, at most 8. Such a machine is not moved live. Not for type `BareMetal`."""
+
     def __init__(
         self,
         *,
@@ -338,10 +343,11 @@ class NodeSpec(_message.Message):
         dedicated_cpus: _builtins.bool = ...,
         isolate_emulator_threads: _builtins.bool = ...,
         huge_pages: _builtins.str = ...,
+        data_disks: _abc.Iterable[Global___DataDisk] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num", "_memory_size", b"_memory_size", "_node_rank", b"_node_rank", "_start_order", b"_start_order", "cpu_num", b"cpu_num", "memory_size", b"memory_size", "node_rank", b"node_rank", "start_order", b"start_order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num", "_memory_size", b"_memory_size", "_node_rank", b"_node_rank", "_start_order", b"_start_order", "cluster_uuid", b"cluster_uuid", "count", b"count", "cpu_num", b"cpu_num", "dedicated_cpus", b"dedicated_cpus", "description", b"description", "environment_variables", b"environment_variables", "gpus", b"gpus", "huge_pages", b"huge_pages", "is_initial_node", b"is_initial_node", "isolate_emulator_threads", b"isolate_emulator_threads", "labels", b"labels", "memory_size", b"memory_size", "model_uuid", b"model_uuid", "name", b"name", "node_rank", b"node_rank", "numa_cells", b"numa_cells", "numa_policy", b"numa_policy", "role", b"role", "root_disk_size", b"root_disk_size", "start_order", b"start_order", "startup_parameters", b"startup_parameters", "tensor_parallel_size", b"tensor_parallel_size", "timeout", b"timeout", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num", "_memory_size", b"_memory_size", "_node_rank", b"_node_rank", "_start_order", b"_start_order", "cluster_uuid", b"cluster_uuid", "count", b"count", "cpu_num", b"cpu_num", "data_disks", b"data_disks", "dedicated_cpus", b"dedicated_cpus", "description", b"description", "environment_variables", b"environment_variables", "gpus", b"gpus", "huge_pages", b"huge_pages", "is_initial_node", b"is_initial_node", "isolate_emulator_threads", b"isolate_emulator_threads", "labels", b"labels", "memory_size", b"memory_size", "model_uuid", b"model_uuid", "name", b"name", "node_rank", b"node_rank", "numa_cells", b"numa_cells", "numa_policy", b"numa_policy", "role", b"role", "root_disk_size", b"root_disk_size", "start_order", b"start_order", "startup_parameters", b"startup_parameters", "tensor_parallel_size", b"tensor_parallel_size", "timeout", b"timeout", "type", b"type", "uuid", b"uuid", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cpu_num: _TypeAlias = _typing.Literal["cpu_num"]  # noqa: Y015
     _WhichOneofArgType__cpu_num: _TypeAlias = _typing.Literal["_cpu_num", b"_cpu_num"]  # noqa: Y015
@@ -361,6 +367,37 @@ class NodeSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__start_order) -> _WhichOneofReturnType__start_order | None: ...
 
 Global___NodeSpec: _TypeAlias = NodeSpec  # noqa: Y015
+
+@_typing.final
+class DataDisk(_message.Message):
+    """A disk beside a machine's root disk, which is the machine's own: it is there with what was written to it as long as
+    the machine is on its host, and is removed with it. Its guest knows it by its serial, `corral-data-0` and so on in the
+    order of the list (on most systems `/dev/disk/by-id/virtio-corral-data-0`).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_UUID_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    image_uuid: _builtins.str
+    """The UUID of the image of which it is a copy, of format `raw` or `qcow2`: a disk, or any file of data, such as a
+    model's weights, which the disk begins with. Empty means an empty disk.
+    """
+    size: _builtins.int
+    """Its size in bytes, at most 64 TiB: that of the image where that is more. Required without an image."""
+    def __init__(
+        self,
+        *,
+        image_uuid: _builtins.str = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_uuid", b"image_uuid", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DataDisk: _TypeAlias = DataDisk  # noqa: Y015
 
 @_typing.final
 class GpuRequest(_message.Message):

@@ -15,6 +15,7 @@ from service.domain import ranks, roles
 from service.domain.cells import NumaPolicy
 from service.domain.specs import (
     CreationStrategy,
+    DataDisk,
     DeployRequest,
     FailurePolicy,
     GpuRequest,
@@ -206,6 +207,7 @@ def _node(message: group_pb2.NodeSpec) -> NodeSpec:
         dedicated_cpus=message.dedicated_cpus,
         isolate_emulator_threads=message.isolate_emulator_threads,
         huge_pages=message.huge_pages,
+        data_disks=tuple(DataDisk(disk.size, disk.image_uuid) for disk in message.data_disks),
     )
 
 

@@ -44,6 +44,7 @@ def _node(node: NodeSpec) -> dict[str, Any]:
             "cpuNum": node.cpu_num,
             "memorySize": node.memory_size,
             "rootDiskSize": node.root_disk_size or None,
+            "dataDisks": [_without_empty({"imageUuid": d.image_uuid, "size": d.size or None}) for d in node.data_disks],
             "timeout": node.timeout_ms,
             "tensorParallelSize": node.tensor_parallel_size or None,
             "startupParameters": node.startup_parameters,

@@ -34,12 +34,19 @@ STALE_UPLOAD_SECONDS = 3600
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A file of an image that a machine is made of. `known_as`: the name that it must have because the machine's disk
-    stands on it; it counts where it is one of this content's."""
+    """A file of an image that a machine is made of: that of `role`. `key`: what it is to the machine. `known_as`: the
+    name that it must have because the machine's disk stands on it; it counts where it is one of this content's."""
 
+    key: str
+    image: Image
     role: str
-    path: str
     known_as: str = ""
+
+    @property
+    def path(self) -> str:
+        """Where it is on this machine."""
+        image = self.image
+        return {"kernel": image.kernel_path, "initrd": image.initrd_path, "disk": image.disk_path}[self.role]
 
 
 class BaseImages:
@@ -50,17 +57,17 @@ class BaseImages:
         self._sent = uploads.Sent()
         self._staging = threading.Lock()
 
-    def volumes(self, pool: Any, image: Image, wanted: Sequence[Wanted]) -> dict[str, Any]:
-        """The volume of each of these files by its role.
+    def volumes(self, pool: Any, wanted: Sequence[Wanted]) -> dict[str, Any]:
+        """The volume of each of these files by its key.
 
         Raises NotStaged for those that the host does not have, before anything is made; HostRejected `missing_image`
         where a file is not there to be brought.
         """
-        files = [self._file(image, one) for one in wanted]
-        found = {file.role: _usable(pool, file) for file in files}
-        missing = tuple(file for file in files if found[file.role] is None)
+        files = {one.key: self._file(one) for one in wanted}
+        found = {key: _usable(pool, file) for key, file in files.items()}
+        missing = dict.fromkeys(file for key, file in files.items() if found[key] is None)
         if missing:
-            raise NotStaged(missing)
+            raise NotStaged(tuple(missing))
         return found
 
     def stage(self, pool: Any, work: Work, file: ImageFile, copied: Copied, boot_id: str) -> Copied:
@@ -90,8 +97,8 @@ class BaseImages:
             volumes.make(pool, work, f"{copied.volume}.ready", 0, "raw")
         return after
 
-    def _file(self, image: Image, wanted: Wanted) -> ImageFile:
-        file = Path(wanted.path)
+    def _file(self, wanted: Wanted) -> ImageFile:
+        image, file = wanted.image, Path(wanted.path)
         try:
             status = file.stat()
             key = (wanted.path, status.st_mtime_ns, status.st_size)

@@ -18,6 +18,7 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 _DOCUMENT_NAME = re.compile(r"[a-z]{1,32}")
 MEMORY_LIMIT = 1 << 50
 VCPU_LIMIT = 4096
+MOST_DATA_DISKS = 8
 FW_CFG_PREFIX = "opt/org.corral/"
 LOG_PORT = "org.corral.log"
 AGENT = "agent"
@@ -28,11 +29,12 @@ AGENT_PORT = "org.qemu.guest_agent.0"
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A volume as a virtio disk. `path` on the host; `format`: raw | qcow2."""
+    """A volume as a virtio disk. `path` on the host; `format`: raw | qcow2; `serial`: by which its guest knows it."""
 
     path: str
     format: str
     read_only: bool = False
+    serial: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ def check_spec(spec: MachineSpec) -> None:
         raise HostRejected("bad_request", f"memory: 1 to {MEMORY_LIMIT} bytes")
     if not 0 <= spec.root_disk_bytes <= MEMORY_LIMIT:
         raise HostRejected("bad_request", f"root disk: 0 to {MEMORY_LIMIT} bytes")
+    if any(not 0 <= disk.size <= MEMORY_LIMIT for disk in spec.data_disks) or len(spec.data_disks) > MOST_DATA_DISKS:
+        raise HostRejected("bad_request", f"data disks: {MOST_DATA_DISKS} at most, of 0 to {MEMORY_LIMIT} bytes each")
     check_text(spec.display_name, "the name")
     check_text(spec.image.kernel_arguments, "the kernel command line")
     check_text(spec.image.progress_channel, "the progress channel's name")
@@ -341,6 +345,8 @@ def _disk(devices: Element, index: int, disk: Disk) -> None:
     SubElement(element, "target", dev=f"vd{'abcdefghijklmnop'[index]}", bus="virtio")
     if disk.read_only:
         SubElement(element, "readonly")
+    if disk.serial:
+        SubElement(element, "serial").text = check_text(disk.serial, "a disk's serial")
 
 
 def _hold(element: Element, interface: NetworkInterface, network_filter: str) -> None:

@@ -50,7 +50,7 @@ def movable(spec: MachineSpec) -> bool:
     """Whether all that the machine needs can be made on another host: it has no disk of its own, no device of the
     host's, and a network that is the same there."""
     image = spec.image
-    has_disk = bool(image.disk_path or spec.root_disk_bytes or image.delivery == "nocloud")
+    has_disk = bool(image.disk_path or spec.root_disk_bytes or spec.data_disks or image.delivery == "nocloud")
     has_device = any(name not in ("vcpu", "memory") for name in spec.resources)
     return (
         bool(image.kernel_path)

@@ -10,6 +10,7 @@ import base64
 import errno
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement
@@ -17,6 +18,7 @@ from xml.etree.ElementTree import Element, SubElement
 import libvirt
 
 from service.domain import boot_files
+from service.domain.specs import data_disk_serial
 from service.drivers.base import HostRejected, LogPiece, LogSource, MachineIdentity, MachineSpec
 from service.drivers.copies import Copied, ImageFile, SeenCopy
 from service.drivers.libvirt import base_images, nocloud, volumes
@@ -25,7 +27,14 @@ from service.drivers.libvirt.base_images import BaseImages, Wanted
 from service.drivers.libvirt.connection import Work
 from service.drivers.libvirt.domain_xml import Boot, Disk
 from service.drivers.libvirt.errors import ALREADY, TAKEN, connection_lost
-from service.drivers.libvirt.tags import document_role, is_machine_volume, log_role, volume_name, volume_prefix
+from service.drivers.libvirt.tags import (
+    data_role,
+    document_role,
+    is_machine_volume,
+    log_role,
+    volume_name,
+    volume_prefix,
+)
 
 POOL_PATIENCE_SECONDS = 2.0
 READ_AGAIN_SECONDS = 600.0
@@ -100,10 +109,11 @@ class Storage:
             raise HostRejected("bad_request", f"image {image.name!r} is for bare metal, by a BMC's drive")
         by_nocloud = image.delivery == "nocloud"
         documents = {} if by_nocloud or not has_firmware else {n: t for n, t in spec.documents.items() if t}
-        if not (image.disk_path or spec.root_disk_bytes or by_nocloud or image.kernel_path or documents):
+        some_disk = image.disk_path or spec.root_disk_bytes or spec.data_disks
+        if not (some_disk or by_nocloud or image.kernel_path or documents):
             return Boot()
         pool = self.pool(connection, work)
-        bases = self._images.volumes(pool, image, self._wanted(pool, spec))
+        bases = self._images.volumes(pool, self._wanted(pool, spec))
         kernel, initrd = bases.get("kernel"), bases.get("initrd")
         disks: list[Disk] = []
         root = self._root_disk(pool, work, spec, bases.get("disk"))
@@ -112,6 +122,7 @@ class Storage:
         if by_nocloud:
             name = volume_name(spec.identity, "seed")
             disks.append(Disk(volumes.written(pool, work, name, nocloud.nocloud_image(spec)).path(), "raw", True))
+        disks += _data_disks(pool, work, spec, bases)
         return Boot(
             kernel=kernel.path() if kernel is not None else "",
             initrd=initrd.path() if initrd is not None else "",
@@ -122,14 +133,18 @@ class Storage:
         )
 
     def _wanted(self, pool: Any, spec: MachineSpec) -> list[Wanted]:
+        def known_as(role: str) -> str:
+            there = volumes.find(pool, volume_name(spec.identity, role))
+            return "" if there is None else Path(volumes.backing_path(there)).name
+
         image = spec.image
-        paths = {"kernel": image.kernel_path, "initrd": image.initrd_path}
-        wanted = [Wanted(role, path) for role, path in paths.items() if path]
-        if image.disk_path:
-            there = volumes.find(pool, volume_name(spec.identity, "root"))
-            known_as = "" if there is None else Path(volumes.backing_path(there)).name
-            wanted.append(Wanted("disk", image.disk_path, known_as))
-        return wanted
+        wanted = [Wanted(role, image, role) for role in ("kernel", "initrd")]
+        wanted.append(Wanted("disk", image, "disk", known_as("root") if image.disk_path else ""))
+        for number, disk in enumerate(spec.data_disks):
+            if disk.image is not None:
+                role = data_role(number)
+                wanted.append(Wanted(role, disk.image, "disk", known_as(role)))
+        return [one for one in wanted if one.path]
 
     def stage(self, connection: Any, work: Work, file: ImageFile, copied: Copied, boot_id: str) -> Copied:
         """See HostDriver.stage."""
@@ -222,6 +237,19 @@ class Storage:
     def scratch(self, connection: Any, work: Work, name: str, content: bytes, size: int) -> Any:
         """A raw volume of `size` bytes that begins with this content, written over if it exists."""
         return volumes.written(self.pool(connection, work), work, name, content, size=size)
+
+
+def _data_disks(pool: Any, work: Work, spec: MachineSpec, bases: Mapping[str, Any]) -> list[Disk]:
+    """The machine's own disks beside the root disk; those that are there are used as they are."""
+    made = []
+    for number, disk in enumerate(spec.data_disks):
+        role, image, size, backing = data_role(number), disk.image, disk.size, None
+        if image is not None:
+            size = max(size, virtual_size(Path(image.disk_path), image.disk_format))
+            backing = (bases[role].path(), image.disk_format)
+        volume = volumes.make(pool, work, volume_name(spec.identity, role), size, "qcow2", backing=backing)
+        made.append(Disk(volume.path(), "qcow2", serial=data_disk_serial(number)))
+    return made
 
 
 def _document(pool: Any, work: Work, identity: MachineIdentity, name: str, text: str) -> Any:

@@ -222,6 +222,11 @@ def document_role(name: str) -> str:
     return f"document-{name}"
 
 
+def data_role(number: int) -> str:
+    """The role of the volume that is a machine's data disk of this number, from 0."""
+    return f"data-{'abcdefghijklmnop'[number]}"
+
+
 def log_role(source: str) -> str:
     """The role of the volume that keeps what a machine says."""
     return f"log-{source}"

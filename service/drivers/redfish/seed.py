@@ -36,11 +36,13 @@ _PLACE = "/seed.cpio"
 def seed_for(spec: MachineSpec, macs: tuple[str, ...], report_url: str, token: str) -> Seed:
     """What the machine is to have in its drive. Reads the image's file where it boots from that.
 
-    Raises HostRejected for an image that is not for bare metal, or has no place for the documents, and for a readiness
-    that a BMC cannot be asked for.
+    Raises HostRejected for an image that is not for bare metal, or has no place for the documents, for a readiness
+    that a BMC cannot be asked for, and for data disks.
     """
     if spec.asked_for:
         raise HostRejected("unsupported", f"bare metal has no readiness by {spec.asked_for}: its guest tells it itself")
+    if spec.data_disks:
+        raise HostRejected("unsupported", "bare metal has the disks that are in it, and is given no data disks")
     if spec.image.delivery != BOOTS:
         return Seed(seed_image(spec, macs, report_url, token))
     documents = {**spec.documents, MACHINE: _machine(spec, macs, report_url, token)}

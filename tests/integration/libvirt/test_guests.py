@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import math
 import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service.domain.catalog import Image
+from service.domain.catalog import Image, disk_image
+from service.domain.specs import DataDisk
 from service.drivers.base import (
     HostRejected,
     LogPiece,
@@ -242,6 +245,46 @@ async def test_what_a_guest_and_its_engine_say_is_kept_by_the_host_and_read_afte
     with pytest.raises(HostRejected) as gone:
         await read(LogSource.CONSOLE)
     assert gone.value.code == "absent"
+    assert await driver.list_volumes(budget_seconds=BUDGET) == ()
+
+
+DISKS = """
+for disk in /sys/block/vd*; do
+    serial=$(cat "$disk/serial")
+    echo "$serial $(cat "$disk/size") $(head -c 1500 "/dev/${disk##*/}" | sha256sum | cut -d" " -f1)"
+done
+echo written | dd of=/dev/vda conv=fsync,notrunc 2> /dev/null && head -c 7 /dev/vda
+echo; echo over
+sleep 600
+"""
+
+
+async def test_a_guest_finds_its_data_disks_by_their_serials_with_what_they_begin_with(
+    drivers: list[LibvirtDriver], guest: Image, tmp_path: Path
+) -> None:
+    driver, content = drivers[0], random.randbytes(1500)
+    sum_, path = hashlib.sha256(content).hexdigest(), tmp_path / "weights"
+    path.write_bytes(content)
+    weights = disk_image("weights", str(path), "raw", sum_)
+    disks = (DataDisk(0, "a" * 32, weights), DataDisk(1 << 20))
+    code = base64.b64encode(DISKS.encode()).decode()
+    told = f'CORRAL_READINESS=process\nCORRAL_ENGINE_COMMAND=eval "$(echo {code} | base64 -d)"\n'
+    spec = member(guest, 6, "10.77.2.6", rank=0, size=1)
+    spec = replace(spec, data_disks=disks, documents={**spec.documents, "env": spec.documents["env"] + told})
+    await launch(driver, spec)
+    data = b""
+    async with asyncio.timeout(BOOT_SECONDS):
+        while b"over" not in data:
+            await asyncio.sleep(0.2)
+            data = (
+                await driver.read_log(spec.identity, LogSource.ENGINE, start=0, most=65_536, budget_seconds=BUDGET)
+            ).data
+    # libvirt makes volumes of whole KiB.
+    of_zeros = hashlib.sha256(bytes(1500)).hexdigest()
+    first, second, *rest = data.decode().splitlines()
+    assert (first, second) == (f"corral-data-0 4 {sum_}", f"corral-data-1 2048 {of_zeros}")
+    assert rest[0] == "written", "it is the machine's own"
+    await driver.remove(spec.identity, budget_seconds=BUDGET)
     assert await driver.list_volumes(budget_seconds=BUDGET) == ()
 
 

@@ -79,9 +79,10 @@ def test_a_request_is_told_by_options_alone(
     service: Service, address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("service.cli.flags._service", lambda session, wanted: f"uuid of {wanted}")
+    monkeypatch.setattr("service.cli.flags._image", lambda session, wanted: f"image {wanted}")
     told = (
         "--name chat --model-service llama --members 3 --cpu 4 --memory 16GiB --numa-cells 2 --dedicated-cpus "
-        "--huge-pages 2MiB --gpu a100=2 --env A=b=c"
+        "--huge-pages 2MiB --gpu a100=2 --env A=b=c --data-disk 2GiB --data-disk weights --data-disk 16=1GiB"
     )
     assert main(["--server", address, "plan", *told.split()]) == errors.OK
     (sent,) = service.requests
@@ -91,6 +92,8 @@ def test_a_request_is_told_by_options_alone(
     assert (node.uuid, node.count, node.cpu_num, node.memory_size) == ("uuid of llama", 3, 4, 16 << 30)
     assert ([(g.model, g.count) for g in node.gpus], dict(node.environment_variables)) == ([("a100", 2)], {"A": "b=c"})
     assert (node.numa_cells, node.dedicated_cpus, node.huge_pages) == (2, True, "2MiB")
+    disks = [(disk.image_uuid, disk.size) for disk in node.data_disks]
+    assert disks == [("", 2 << 30), ("image weights", 0), ("image 16", 1 << 30)]
     assert not node.isolate_emulator_threads
     (gpu,) = node.gpus
     assert (gpu.numa_policy, gpu.same_partition) == (placement_pb2.NUMA_POLICY_UNSPECIFIED, False)

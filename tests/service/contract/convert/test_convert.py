@@ -19,6 +19,7 @@ from service.domain.groups import GroupStatus, InstanceStatus, PlacementRecord, 
 from service.domain.roles import UNSET
 from service.domain.specs import (
     CreationStrategy,
+    DataDisk,
     FailurePolicy,
     GpuRequest,
     GroupSpec,
@@ -62,6 +63,7 @@ NODE = NodeSpec(
     dedicated_cpus=True,
     isolate_emulator_threads=True,
     huge_pages="2MiB",
+    data_disks=(DataDisk(1 << 20), DataDisk(0, UUIDS["d"])),
     role="decode",
     start_order=2,
     count=3,
@@ -125,6 +127,7 @@ MESSAGE = deploy_pb2.DeployDistributedModelServiceRequest(
             dedicated_cpus=True,
             isolate_emulator_threads=True,
             huge_pages="2MiB",
+            data_disks=[group_pb2.DataDisk(size=1 << 20), group_pb2.DataDisk(image_uuid=UUIDS["d"])],
             role="decode",
             start_order=2,
             count=3,

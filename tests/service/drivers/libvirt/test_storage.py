@@ -14,7 +14,8 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from service.domain.catalog import Image
+from service.domain.catalog import Image, disk_image
+from service.domain.specs import DataDisk
 from service.drivers.base import HostRejected, MachineState, OutcomeUnknown
 from service.drivers.volume_names import volume_owner
 from tests.service.drivers.libvirt.fake import FakeHost, error, lost
@@ -92,6 +93,50 @@ async def test_an_image_is_uploaded_once_for_all_machines(tmp_path: Path) -> Non
     assert host.effects().count("upload") == 1
     assert b"kernel" * 50_000 in host.contents.values()
     assert {n.rpartition(".")[2] for n in await driver.list_volumes(budget_seconds=BUDGET)} == set(LOGS)
+
+
+def data(path: Path, content: bytes) -> Image:
+    path.write_bytes(content)
+    return disk_image(path.name, str(path), "raw", hashlib.sha256(content).hexdigest())
+
+
+async def test_data_disks_are_the_machines_own_behind_its_others_in_their_order(tmp_path: Path) -> None:
+    host, weights = FakeHost(), data(tmp_path / "weights", b"w" * 1500)
+    root = data(tmp_path / "root", b"r" * 512)
+    disks = (DataDisk(1 << 20), DataDisk(0, "a" * 32, weights), DataDisk(4096, "a" * 32, weights))
+    spec, driver = specification(image=root, data_disks=disks), driver_of(host)
+    await made(driver, spec)
+    assert host.effects().count("upload") == 3, "root, weights and the seed"
+    (domain,) = (ElementTree.fromstring(domain.xml) for domain in host.domains.values())
+    shown = [
+        (
+            disk.find("source").get("file", "").rpartition(".")[2],  # type: ignore[union-attr]
+            disk.find("target").get("dev"),  # type: ignore[union-attr]
+            disk.findtext("serial", ""),
+        )
+        for disk in domain.findall("devices/disk")
+    ]
+    serials = [f"corral-data-{number}" for number in range(3)]
+    assert shown == [
+        ("root", "vda", ""),
+        ("seed", "vdb", ""),
+        *zip(("data-a", "data-b", "data-c"), ("vdc", "vdd", "vde"), serials, strict=True),
+    ]
+    sizes = {}
+    for name, xml in host.volumes.items():
+        volume = ElementTree.fromstring(xml)
+        sizes[name.rpartition(".")[2]] = (int(volume.findtext("capacity", "")), volume.findtext("backingStore/path"))
+    base = sizes["data-b"][1]
+    assert base is not None
+    assert [sizes[f"data-{letter}"] for letter in "abc"] == [(1 << 20, None), (1536, base), (4096, base)]
+    await driver.power_off(spec.identity, budget_seconds=BUDGET)
+    own = [name for name in host.volumes if ".data-" in name]
+    for name in own:
+        host.volumes[name] += "<!-- written -->"
+    await driver.create_paused(spec, budget_seconds=BUDGET)
+    assert [host.volumes[name].endswith("<!-- written -->") for name in own] == [True] * 3, "what is there is kept"
+    await driver.remove(spec.identity, budget_seconds=BUDGET)
+    assert set(host.volumes) == bases(host)
 
 
 async def test_an_image_that_is_not_what_was_registered_is_refused(tmp_path: Path) -> None:
