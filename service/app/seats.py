@@ -60,13 +60,14 @@ class StoredSeats:
         return await self._store.read(lambda c: seats.seed(c, token))
 
     async def report(self, token: str, report: Report) -> bool:
-        """Keep what the token's bearer says, and tell who waits for it. False where it was given up, was never let run,
-        or nobody knows it. Raises Unavailable."""
+        """Keep what the token's bearer says, and tell who waits for it where that is news: who is told looks at the
+        machine, and guests repeat themselves. False where it was given up, was never let run, or nobody knows it.
+        Raises Unavailable."""
         known = await self._store.write(lambda c: seats.reported(c, token, report))
         if known is None:
             return False
-        host, of = known
-        for hear in self._hear.get(host, ()):
+        host, of, news = known
+        for hear in self._hear.get(host, ()) if news else ():
             hear(of)
         return True
 

@@ -44,5 +44,5 @@ class Seats(Protocol):
         ...
 
     def listen(self, host_id: str, hear: Callable[[SeatOf], None]) -> None:
-        """Call `hear` whenever a guest of the machine reports to this process."""
+        """Call `hear` whenever a guest of the machine tells this process something new."""
         ...

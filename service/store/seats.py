@@ -24,6 +24,8 @@ from service.store import clock, left_seats, schema
 _SEATS = schema.machine_seats
 _NONCE = 12
 _OVER = b"over "
+SILENCE_MS = 10_000
+"""A guest repeats itself twice as often: its word after such a silence is news, whatever it says."""
 
 
 def on_host(connection: Connection, host: str) -> Sequence[Seating]:
@@ -114,15 +116,24 @@ def seed(connection: Connection, token: str) -> Seed | None:
     return _unpacked(zlib.decompress(packed), int(row.made_at))
 
 
-def reported(connection: Connection, token: str, report: Report) -> tuple[str, SeatOf] | None:
-    """Keep what the token's bearer says; whose it is: (host, seat). None where it was given up or never let run."""
+def reported(connection: Connection, token: str, report: Report) -> tuple[str, SeatOf, bool] | None:
+    """Keep what the token's bearer says; whose it is, and whether it is news: (host, seat, news). None where it was
+    given up or never let run."""
     row = _live(connection, token)
     if row is None or not row.started:
         return None
+    now = clock.now(connection)
     told = json.dumps(asdict(replace(report, age=0.0)))
-    values = {"report": told, "reported_at": clock.now(connection)}
+    values = {"report": told, "reported_at": now}
     connection.execute(update(_SEATS).where(_SEATS.c.key == row.key, _SEATS.c.revoked.is_(False)).values(values))
-    return row.host_uuid, _identity(row)
+    before = Report(**json.loads(row.report)) if row.report else None
+    silent = before is None or not 0 <= now - int(row.reported_at) < SILENCE_MS
+    return row.host_uuid, _identity(row), silent or before is None or _news(before) != _news(report)
+
+
+def _news(report: Report) -> Report:
+    """The report without what counts on by itself: it is read at the next look."""
+    return replace(report, count=0, answered=min(report.answered, 0), weights="", age=0.0)
 
 
 def _live(connection: Connection, token: str) -> Row[Any] | None:

@@ -38,11 +38,13 @@ INVENTORY_SECONDS = 300.0
 @dataclass(frozen=True, slots=True)
 class Look:
     """What a BMC shows at one moment. `power`: Redfish's word. `image`: the address of what is in its drive, empty
-    where nothing is; `boot_id`: changes when the BMC restarts."""
+    where nothing is; `boot_id`: changes when the BMC restarts; `from_drive`: whether the machine starts from its drive.
+    """
 
     power: str
     image: str
     boot_id: str
+    from_drive: bool = False
 
     @property
     def off(self) -> bool:
@@ -94,8 +96,7 @@ class Bmc:
         """
 
         def work() -> None:
-            self._empty()
-            drive = self._drive_now()
+            drive = self._empty()
             self._act(lambda: drive.insert_media(url), lambda: self._image() == url)
             if self._image() != url:
                 raise HostRejected("bad_request", "the BMC did not take what the machine is to boot from")
@@ -160,7 +161,7 @@ class Bmc:
         def work() -> None:
             system = self._opened()
             allowed = {value.value for value in system.get_allowed_reset_system_values()}
-            if "GracefulShutdown" in allowed and self._power() == "On":
+            if "GracefulShutdown" in allowed and _power_in(system) == "On":
                 self._act(lambda: system.reset_system(sushy.RESET_GRACEFUL_SHUTDOWN), lambda: True)
 
         self._guarded(deadline, work, acts=True)
@@ -298,8 +299,8 @@ class Bmc:
         return str(self._connector._auth.get_session_key()) if self._connector is not None else ""
 
     def _look(self) -> Look:
-        power = self._power()
-        return Look(power, self._image(), self._boot())
+        system = self._opened()
+        return Look(_power_in(system), self._image(), self._boot(), _starts_from_drive(system))
 
     def _boot(self) -> str:
         """Which start of the BMC this is: asked at each new session, since a start ends all sessions."""
@@ -327,15 +328,17 @@ class Bmc:
         drive = self._drive_now()
         return str(drive.image or "") if drive.inserted else ""
 
-    def _empty(self) -> None:
+    def _empty(self) -> Any:
+        """The drive, as it was read once nothing was in it."""
         drive = self._drive_now()
         if drive.inserted:
             self._act(drive.eject_media, lambda: not self._image())
             if self._image():
                 raise OutcomeUnknown("the BMC does not let go of what is in its drive")
+        return self._drive
 
     def _reset(self, how: str, reached: Callable[[str], bool], deadline: float) -> None:
-        system = self._opened()
+        system = self._system  # which resets there are does not change
         value = next((v for v in system.get_allowed_reset_system_values() if v.value == how), None)
         if value is None:
             raise HostRejected("unsupported", f"the BMC knows no {how}")

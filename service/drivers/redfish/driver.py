@@ -40,6 +40,9 @@ from service.drivers.seats import Seats
 from service.drivers.staging import WithoutCopies
 
 Result = TypeVar("Result")
+KNOWN_SECONDS = 10.0
+"""So old may be what the BMC showed, where a listing finds by it that all runs as it did: every probe, each 5 s, looks
+anew, and BMCs are slow."""
 
 
 class RedfishDriver(WithoutCopies, HostDriver):
@@ -58,6 +61,8 @@ class RedfishDriver(WithoutCopies, HostDriver):
         self._bmc = Bmc(self._options.access)
         self._line = BmcLine(self._bmc)
         self._mark: OwnerMark | None = None
+        self._hints: list[MachineHint] = []
+        self._shown: tuple[float, Look] | None = None  # since nothing was done there, and when
         self._closed = False
 
     @property
@@ -75,9 +80,13 @@ class RedfishDriver(WithoutCopies, HostDriver):
     async def probe(self, *, budget_seconds: float) -> HostFacts:
         """See HostDriver. All of the machine counts as others' while what is on or in the drive is of nobody who sits
         there: of somebody else, or of an attempt that was given up."""
-        inventory = await self._run(self._bmc.inventory, budget_seconds)
-        look = await self._run(self._bmc.look, budget_seconds)
-        unclaimed = free(await self._seats.on(self._host_id), look.power, look.image)
+        inventory = await self._line.run(self._bmc.inventory, budget_seconds)
+        before = self._shown
+        look = await self._look(budget_seconds)
+        seats = await self._seats.on(self._host_id)
+        if before is not None and before[1].power != look.power:
+            self._hint(seats)
+        unclaimed = free(seats, look.power, look.image)
         return HostFacts(
             host_uuid=self._host_id,
             hostname=inventory.model or self._options.access.url,
@@ -106,17 +115,17 @@ class RedfishDriver(WithoutCopies, HostDriver):
         self._mark = None
 
     async def list_machines(self, *, budget_seconds: float) -> Listing:
-        """See HostDriver: the one machine that may be there, and what was given up."""
-        look = await self._run(self._bmc.look, budget_seconds)
-        seats = await self._seats.on(self._host_id)
-        found = states(seats, look.power, look.image)
-        return Listing(
-            look.boot_id, tuple(observed(one, state) for one, state in found if state is not MachineState.ABSENT)
-        )
+        """See HostDriver: the one machine that may be there, and what was given up. That a machine runs on may be known
+        by a look of up to KNOWN_SECONDS ago; all else is asked of the BMC now."""
+        if self._shown is not None and time.monotonic() < self._shown[0] + KNOWN_SECONDS:
+            look, seats = self._shown[1], await self._seats.on(self._host_id)
+            if self._shown is not None and _runs_on(seats, look):
+                return _listing(seats, look)
+        return await self._list(budget_seconds)
 
     async def survey(self, *, budget_seconds: float) -> Listing:
         """See HostDriver."""
-        return await self.list_machines(budget_seconds=budget_seconds)
+        return await self._list(budget_seconds)
 
     async def told(self, identity: MachineIdentity, *, budget_seconds: float) -> str:
         """See HostDriver. Only the machine itself reads its seed."""
@@ -124,7 +133,7 @@ class RedfishDriver(WithoutCopies, HostDriver):
 
     async def observe(self, identity: MachineIdentity, *, budget_seconds: float) -> tuple[str, ObservedMachine | None]:
         """See HostDriver."""
-        listing = await self.list_machines(budget_seconds=budget_seconds)
+        listing = await self._list(budget_seconds)
         return listing.boot_id, listing.find(identity.machine_uuid)
 
     # --- acting ------------------------------------------------------------------------------------------------------
@@ -132,13 +141,13 @@ class RedfishDriver(WithoutCopies, HostDriver):
     async def create_paused(self, spec: MachineSpec, *, budget_seconds: float) -> ObservedMachine:
         """See HostDriver: off, with its seed in the drive. Nothing of it has run then."""
         until = _End(budget_seconds)
-        look = await self._run(self._bmc.look, until.left)
+        look = await self._look(until.left)
         seats = await self._seats.on(self._host_id)
         mine, state = _find(seats, spec.identity, look)
         if mine is not None and mine.live and (state is MachineState.PAUSED or state.executing):
             return observed(mine, state)
         self._require_free(seats, look)
-        inventory = await self._run(self._bmc.inventory, until.left)
+        inventory = await self._line.run(self._bmc.inventory, until.left)
         token = secrets.token_urlsafe(32)
         report_url = self._options.report_url.rstrip("/") + REPORT_PATH
         seed = await asyncio.to_thread(seed_for, spec, inventory.macs, report_url, token)
@@ -156,7 +165,7 @@ class RedfishDriver(WithoutCopies, HostDriver):
             raise MachineConflict(str(error)) from error
         url = seed_url(self._options.seed_url, token, boots=seed.over is not None)
         await self._run(lambda deadline: self._bmc.insert(deadline, url), until.left)
-        if boots(url):
+        if boots(url) and not look.from_drive:
             await self._run(self._bmc.boot_from_drive, until.left)
         return observed(wanted, MachineState.PAUSED)
 
@@ -170,7 +179,7 @@ class RedfishDriver(WithoutCopies, HostDriver):
         if state is MachineState.PAUSED:
             await self._start(mine.of, True)
             try:
-                if boots(look.image):  # a BMC may have forgotten it
+                if boots(look.image) and not look.from_drive:  # a BMC may have forgotten it
                     await self._run(self._bmc.boot_from_drive, until.left)
                 await self._run(self._bmc.power_on, until.left)
             except (HostUnreachable, HostRejected):
@@ -208,7 +217,7 @@ class RedfishDriver(WithoutCopies, HostDriver):
         if state.executing:
             await self._run(self._bmc.power_off, until.left)
             await self._seen_on(mine)
-            look = await self._run(self._bmc.look, until.left)
+            look = await self._look(until.left)
         if of_it(mine, look.image) and (mine.live or await self._is_nobodys()):
             if boots(look.image):
                 await self._run(self._bmc.boot_as_set, until.left)
@@ -279,7 +288,8 @@ class RedfishDriver(WithoutCopies, HostDriver):
         """See HostDriver."""
 
     def subscribe(self, hint: MachineHint) -> None:
-        """See HostDriver: the reports of guests are the hints."""
+        """See HostDriver: the reports of guests are the hints, and that a machine's power is another than it was."""
+        self._hints.append(hint)
         self._seats.listen(self._host_id, lambda of: hint(self._host_id, _identity(of)))
 
     async def close(self) -> None:
@@ -292,7 +302,7 @@ class RedfishDriver(WithoutCopies, HostDriver):
     # --- inside ------------------------------------------------------------------------------------------------------
 
     async def _seen(self, identity: MachineIdentity, until: _End) -> tuple[Look, Seating | None, MachineState]:
-        look = await self._run(self._bmc.look, until.left)
+        look = await self._look(until.left)
         return look, *_find(await self._seats.on(self._host_id), identity, look)
 
     async def _seen_on(self, mine: Seating) -> None:
@@ -319,8 +329,27 @@ class RedfishDriver(WithoutCopies, HostDriver):
         except SeatTaken as error:
             raise MachineConflict(str(error)) from error
 
+    def _hint(self, seats: Sequence[Seating]) -> None:
+        for one in seats:
+            for hint in self._hints if one.live else ():
+                hint(self._host_id, _identity(one.of))
+
+    async def _list(self, budget_seconds: float) -> Listing:
+        look = await self._look(budget_seconds)
+        return _listing(await self._seats.on(self._host_id), look)
+
+    async def _look(self, budget_seconds: float) -> Look:
+        look = await self._line.run(self._bmc.look, budget_seconds)
+        self._shown = time.monotonic(), look
+        return look
+
     async def _run(self, work: Callable[[float], Result], budget_seconds: float) -> Result:
-        return await self._line.run(work, budget_seconds)
+        """Do something there: what was seen before is known no more."""
+        self._shown = None
+        try:
+            return await self._line.run(work, budget_seconds)
+        finally:
+            self._shown = None
 
 
 class _End:
@@ -340,6 +369,19 @@ def _find(seats: Sequence[Seating], identity: MachineIdentity, look: Look) -> tu
     found = states(seats, look.power, look.image)
     mine = (one for one in found if (one[0].of.instance, one[0].of.attempt) == (of.instance, of.attempt))
     return next(mine, (None, MachineState.ABSENT))
+
+
+def _listing(seats: Sequence[Seating], look: Look) -> Listing:
+    found = states(seats, look.power, look.image)
+    there = tuple(observed(one, state) for one, state in found if state is not MachineState.ABSENT)
+    return Listing(look.boot_id, there)
+
+
+def _runs_on(seats: Sequence[Seating], look: Look) -> bool:
+    """Whether the machine runs for who sits there, and nobody else has to do with it but who has left it."""
+    sitting = [(one, state) for one, state in states(seats, look.power, look.image) if not one.left]
+    runs = all(one.live and one.started and state is MachineState.RUNNING for one, state in sitting)
+    return runs and len(sitting) == 1 and look.power == "On"
 
 
 def _identity(of: SeatOf) -> MachineIdentity:

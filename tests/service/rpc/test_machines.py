@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,13 +13,17 @@ import pytest
 from corral.v1 import deploy_pb2, fleet_pb2
 
 from service.app.seats import StoredSeats
-from service.domain.seats import Seed
+from service.domain.seats import Seed, token_in
+from service.drivers.base import HostFacts
 from service.drivers.redfish import bmc as bmc_module
+from service.drivers.redfish import driver as driver_module
+from service.drivers.redfish.driver import RedfishDriver
 from service.errors import Unavailable
 from tests.service.rpc.lab import soon
 from tests.service.rpc.test_bare_metal import node
 from tests.support.bmc import ACCOUNT, GIB, Bmc, fetch, report
 from tests.support.ports import own_port
+from tests.support.seeds import documents
 from tests.support.whole import Whole, config_text, whole
 
 pytestmark = pytest.mark.asyncio
@@ -155,6 +160,45 @@ async def _reported(bmc: Bmc) -> bool:
 
 async def _refused(bmc: Bmc, code: int) -> bool:
     return code in bmc.unread
+
+
+async def test_a_deploy_and_a_rest_cost_a_bmc_few_requests_however_long_they_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bmc: Bmc
+) -> None:
+    """Beside two requests for each probe. Who looks at the group while it boots, and at rest, asks the BMC nothing."""
+    monkeypatch.setattr(driver_module, "KNOWN_SECONDS", 3600.0)
+    probes: list[object] = []
+    probe = RedfishDriver.probe
+
+    async def counted(driver: RedfishDriver, *, budget_seconds: float) -> HostFacts:
+        probes.append(driver)
+        return await probe(driver, budget_seconds=budget_seconds)
+
+    monkeypatch.setattr(RedfishDriver, "probe", counted)
+    bmc.guests = False
+    async with one_machine(tmp_path, bmc) as lab:
+        before, probed = bmc.requests, len(probes)
+        deploying = asyncio.create_task(lab.up(model_services=[node("BareMetal", 8, 32)]))
+        await soon(lambda: _posted(bmc, "On"), 60)
+        token = token_in(bmc.image)
+        url = json.loads(documents(await asyncio.to_thread(fetch, bmc.image))["machine"])["report_url"]
+
+        async def say(stage: str, times: int) -> None:
+            for count in range(times):
+                said = {"stage": stage, "boot_id": "first", "count": count + 1}
+                assert await asyncio.to_thread(report, url, token, said) == 204
+
+        await say("booting", 40)
+        await say("ready", 1)
+        group = await deploying
+        assert group.status == "Running"
+        await say("ready", 40)
+        looks = 2 * (len(probes) - probed + 1)  # one may be under way
+        assert bmc.requests - before - looks <= 24
+
+
+async def _posted(bmc: Bmc, how: str) -> bool:
+    return how in bmc.posts
 
 
 async def test_one_that_switches_itself_off_runs_again_as_often_as_its_budget_says(tmp_path: Path, bmc: Bmc) -> None:
