@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from service.app.feed import Feed
 from service.app.projects import usages
-from service.domain.devices import Device, reported_kind
+from service.domain.device_reports import reported_kind
+from service.domain.devices import Device
 from service.domain.fencing import Verdict
 from service.domain.fleet import GPU, MEMORY, VCPU, Host, HostStatus, Zone
 from service.domain.ownership import Holding

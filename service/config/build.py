@@ -83,7 +83,7 @@ class Builder:
             open_scrape=checked.identity.scrape == "local",
             tokens=tuple(token for i, entry in enumerate(checked.tokens) for token in self._token(i, entry)),
             token_files={entry.name: self._file.path(entry.file) for entry in checked.tokens if entry.file},
-            devices=device_rules(self._file),
+            devices=device_rules(self._file, hosts),
             quotas=tuple(self._quota(i, section) for i, section in enumerate(checked.quotas)),
             certificates=tuple(Certificate(entry.uri, _caller(entry)) for entry in checked.certificates),
             accounts=tuple(Account(entry.name, entry.password_sha512, _caller(entry)) for entry in checked.accounts),

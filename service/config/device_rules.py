@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from service.config.sections import Sections
 from service.domain.devices import (
@@ -14,10 +14,11 @@ from service.domain.devices import (
     partition_violations,
     rule_violations,
 )
+from service.domain.fleet import Host
 
 
-def device_rules(file: Sections) -> DeviceRules:
-    """All of them; what is wrong with one is added to the file's problems."""
+def device_rules(file: Sections, hosts: Iterable[Host]) -> DeviceRules:
+    """All of them; what is wrong with one is added to the file's problems. `hosts`: those of the file."""
     rules = tuple(
         DeviceRule(
             kind=RuleKind(section.kind),
@@ -36,7 +37,9 @@ def device_rules(file: Sections) -> DeviceRules:
         file.problems.append(
             f"{where}.{wrong.field}: {wrong.description}" if wrong.field else f"{where}: {wrong.description}"
         )
-    return DeviceRules(rules, tuple(_partitions(file)))
+    partitions = tuple(_partitions(file))
+    names = {name for rule in rules for name in rule.hosts} | {one.host for one in partitions}
+    return DeviceRules(rules, partitions, {host.uuid: host.name for host in hosts if host.name in names})
 
 
 def _partitions(file: Sections) -> Iterator[Partition]:

@@ -168,35 +168,6 @@ class Device:
     partition: str = ""
 
 
-class ReportKind(StrEnum):
-    """What a guest says ails a device of its machine."""
-
-    ECC = "ecc"  # memory of the card that could not be corrected
-    XID = "xid"  # another error of the card itself, by NVIDIA's number
-    UNKNOWN = "unknown"
-
-
-REPORTED = "its guest reports "
-"""How the reason begins for which a device is out of service by a report; what ails it follows."""
-_XID = re.compile(r"Xid ([0-9]+)")
-_ECC_XIDS = frozenset({48, 64, 95, 140})
-"""NVIDIA's Xid catalog (docs.nvidia.com/deploy/xid-errors): double bit ECC error, a page or row that could not be
-retired for one, an uncontained ECC error, an unrecovered one."""
-
-
-def kind_of_report(ails: str) -> ReportKind:
-    """Of what a guest says: `Xid 79`, `ECC …`, or words that are its own."""
-    if found := _XID.match(ails):
-        return ReportKind.ECC if int(found[1]) in _ECC_XIDS else ReportKind.XID
-    return ReportKind.ECC if "ecc" in re.split("[^a-z]+", ails.lower()) else ReportKind.UNKNOWN
-
-
-def reported_kind(device: Device) -> ReportKind | None:
-    """For what a device is out of service by its guest's word; None where it is not, or by another's."""
-    by_report = device.state is DeviceState.QUARANTINED and device.reason.startswith(REPORTED)
-    return kind_of_report(device.reason.removeprefix(REPORTED)) if by_report else None
-
-
 @dataclass(frozen=True, slots=True)
 class Partition:
     """Devices of a host that are joined, as by NVLink: `addresses` of their accelerators."""
@@ -208,10 +179,17 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class DeviceRules:
-    """All of them, in the order of the file: the form in which they are stored."""
+    """All of them, in the order of the file: the form in which they are stored. `hosts`: the uuid of each host of the
+    file that they name, with the name that it has there."""
 
     rules: tuple[DeviceRule, ...] = field(default_factory=tuple)
     partitions: tuple[Partition, ...] = field(default_factory=tuple)
+    hosts: Mapping[str, str] = field(default_factory=dict)
+
+    def name_of(self, host_uuid: str, now: str) -> str:
+        """How rules call a host that is called `now`: as the file does, whatever a call has named it since; a host of
+        another name that took the one which the file gives to this is not meant by it, and is called nothing."""
+        return self.hosts.get(host_uuid) or ("" if now in self.hosts.values() else now)
 
     def partitions_of(self, host_name: str) -> dict[str, str]:
         """The partition of each address of the host that is in one."""

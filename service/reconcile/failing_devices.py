@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from prometheus_client import Counter
 
-from service.domain.devices import kind_of_report
+from service.domain.device_reports import kind_of_report
 from service.domain.groups import Group, Instance
 from service.drivers.base import DriverError, HostRejected, ObservedMachine
 from service.errors import CorralError

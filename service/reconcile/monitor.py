@@ -133,8 +133,9 @@ class HostMonitor:
         return self._last
 
     def update(self, host: Host) -> None:
-        """Take over what the operator says of the host now; its amounts are recorded anew at once."""
-        amounts_changed = host.capacity_override != self.host.capacity_override
+        """Take over what the operator says of the host now; its amounts, and which devices rules offer of a host of its
+        name, are recorded anew at once."""
+        amounts_changed = (host.capacity_override, host.name) != (self.host.capacity_override, self.host.name)
         claim_ordered = host.claim_ordered and not self.host.claim_ordered
         self.host = host
         if claim_ordered:

@@ -12,7 +12,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, case, delete, insert, select, tuple_, update
 
-from service.domain.devices import REPORTED, Clean, Device, DeviceState, HeldFunction, Unit
+from service.domain.device_reports import REPORTED
+from service.domain.devices import Clean, Device, DeviceState, HeldFunction, Unit
 from service.domain.fleet import GPU, MEMORY, Overcommit
 from service.domain.ownership import Holding, Quarantined
 from service.errors import NotFound, WrongState

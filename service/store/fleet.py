@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
 
 from service.domain import cells
 from service.domain.cleaning import Cleaning, CleaningState
-from service.domain.devices import PciFunction, units
+from service.domain.devices import DeviceRules, PciFunction, Unit, units
 from service.domain.fleet import GPU, Host, HostState, HostStatus, Overcommit, Zone, policy
 from service.errors import NotFound
 from service.store import claims, devices, fleet_events, rows, schema, settings, vectors
@@ -295,7 +295,7 @@ def set_facts(
     new_devices = False
     if functions is not None:
         rules = settings.device_rules(connection)
-        offered = units(rules.rules, operators.name, functions, rules.partitions_of(operators.name))
+        offered = _offered(rules, uuid, operators.name, functions)
         barred = devices.barred(virt_type, overcommit)
         machine = hypervisor or row.hypervisor or ""
         new_devices = devices.record(connection, uuid, offered, overcommitted=barred, hypervisor=machine)
@@ -323,8 +323,13 @@ def lacks_devices(connection: Connection, host: Host, functions: Sequence[PciFun
     """Whether the rules offer more of these functions than the host has by its rows: where another device came into the
     place of one that somebody still had, nothing is told of it before that one was let go."""
     rules = settings.device_rules(connection)
-    offered = units(rules.rules, host.name, functions, rules.partitions_of(host.name))
+    offered = _offered(rules, host.uuid, host.name, functions)
     return bool(offered) and not devices.standing(connection, host.uuid).issuperset(unit.key for unit in offered)
+
+
+def _offered(rules: DeviceRules, uuid: str, name: str, functions: Sequence[PciFunction]) -> tuple[Unit, ...]:
+    called = rules.name_of(uuid, name)
+    return units(rules.rules, called, functions, rules.partitions_of(called))
 
 
 def set_allocatable(connection: Connection, host: Host, overcommit: Overcommit) -> bool:

@@ -8,16 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.domain.device_reports import kind_of_report
 from service.domain.devices import (
     Clean,
     Device,
     DeviceRule,
+    DeviceRules,
     DeviceState,
     PciFunction,
     RuleKind,
     Unit,
     chosen,
-    kind_of_report,
     rule_violations,
     units,
 )
@@ -163,3 +164,10 @@ def test_a_rule_about_what_another_is_about_is_refused_whichever_comes_first(
         assert [at for at, _ in rule_violations(both)] == [1] * contradicts
     apart = [replace(A_CLASS, hosts=("hv2",)), replace(rule, hosts=("hv1",))]
     assert list(rule_violations(apart)) == []
+
+
+def test_rules_mean_a_host_by_the_name_that_the_file_gives_it_and_no_other_that_took_that_name() -> None:
+    rules = DeviceRules((DeviceRule(RuleKind.GPU, "h100", device_class="0302", hosts=("one",)),), (), {"a" * 32: "one"})
+    assert rules.name_of("a" * 32, "one") == rules.name_of("a" * 32, "renamed") == "one"
+    assert rules.name_of("b" * 32, "one") == ""
+    assert rules.name_of("b" * 32, "two") == "two", "a call has added it"
