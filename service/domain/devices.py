@@ -129,7 +129,8 @@ class Together:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What a rule offers of a host. `state`: available, foreign or blocked, `reason`: why it is not available.
+    """What a rule offers of a host. `state`: available, foreign or blocked, `reason`: why it is not available; gone: a
+    rule names its address, and the host has no such device there.
 
     `partition`: which of its host's it is in, empty: in none.
     """
@@ -320,7 +321,21 @@ def units(
                 partition=(partitions or {}).get(function.address, ""),
             )
         )
-    return tuple(found)
+    offered = {unit.key for unit in found}
+    lacking = (unit for unit in _named(rules, host_name, functions, partitions or {}) if unit.key not in offered)
+    return tuple(sorted([*found, *lacking], key=lambda unit: unit.key))
+
+
+def _named(
+    rules: Sequence[DeviceRule], host_name: str, functions: Sequence[PciFunction], partitions: Mapping[str, str]
+) -> Iterator[Unit]:
+    """Each address that a rule names on the host, as if there were no such device."""
+    ids = {function.address: f"{function.vendor}:{function.product}" for function in functions}
+    for index, rule in enumerate(rules):
+        for address in sorted(set(rule.addresses)) if rule.kind is RuleKind.GPU and host_name in rule.hosts else ():
+            why = f"devices[{index}] names it, and its host shows {ids.get(address, 'nothing')} there"
+            of, gone = partitions.get(address, ""), DeviceState.GONE
+            yield Unit(address, rule.model, (), clean=rule.clean, state=gone, reason=why, partition=of)
 
 
 def _is_gpu(rules: Sequence[DeviceRule], function: PciFunction) -> bool:

@@ -264,6 +264,9 @@ class HostMonitor:
             await self._store.write(lambda c: host_facts.record(c, self.host, facts))
             failpoint("monitor.recorded")
             logger.info("host %s answers: %s, %s %s", self.host.name, facts.hostname, facts.virt_type, facts.virt_note)
+            if (shown := facts.functions) is not None and (self.facts is None or self.facts.functions != shown):
+                for unmet in await self._store.read(lambda c: host_facts.unmet_rules(c, self.host, shown)):
+                    logger.warning("host %s: %s", self.host.name, unmet)
         if self._ghosts:
             await self._record(HostStatus.DEGRADED, "it holds a machine that it can neither run nor destroy")
         self.facts = facts

@@ -130,10 +130,13 @@ def record(
     """
     let_go(connection, [host_uuid])
     known = {row.key: row for row in _HERE.all(connection, {"of": [host_uuid]})}
-    fresh = {unit.key: unit.functions for unit in units if unit.key not in known}
+    fresh = {unit.key: unit.functions for unit in units if unit.key not in known and unit.functions}
     out = left_devices.out_again(connection, host_uuid, hypervisor, fresh) if fresh else {}
     changed = False
+    had = {row.key for row in known.values() if row.instance_uuid or row.quarantine}
     for unit in units:
+        if unit.state is DeviceState.GONE and unit.key in had:
+            continue  # what it was, and whose, stays known
         values = _values(unit, overcommitted=overcommitted)
         row = known.pop(unit.key, None)
         if row is None:

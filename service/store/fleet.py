@@ -324,7 +324,8 @@ def lacks_devices(connection: Connection, host: Host, functions: Sequence[PciFun
     place of one that somebody still had, nothing is told of it before that one was let go."""
     rules = settings.device_rules(connection)
     offered = _offered(rules, host.uuid, host.name, functions)
-    return bool(offered) and not devices.standing(connection, host.uuid).issuperset(unit.key for unit in offered)
+    there = {unit.key for unit in offered if unit.functions}
+    return bool(there) and not devices.standing(connection, host.uuid).issuperset(there)
 
 
 def _offered(rules: DeviceRules, uuid: str, name: str, functions: Sequence[PciFunction]) -> tuple[Unit, ...]:

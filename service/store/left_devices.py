@@ -67,5 +67,5 @@ def out_again(
 
 
 def _ids(functions: str, key: str) -> str:
-    """vendor:product of the device itself, of what was stored of all its functions."""
-    return next(one.ids for one in decode(_FUNCTIONS, functions) if one.address == key)
+    """vendor:product of the device itself, of what was stored of all its functions; empty: it never was there."""
+    return next((one.ids for one in decode(_FUNCTIONS, functions) if one.address == key), "")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
+from service.domain.devices import PciFunction
 from service.domain.fleet import Host
+from service.domain.unmet_rules import unmet
 from service.drivers.base import HostFacts
-from service.store import addresses, clock, fleet
+from service.store import addresses, clock, fleet, settings
 from service.store.connection import Connection
 
 logger = logging.getLogger(__name__)
@@ -36,3 +39,9 @@ def record(connection: Connection, host: Host, facts: HostFacts, *, now: int | N
     at = clock.now(connection) if now is None else now
     if addresses.seen_on_host(connection, zone.uuid, zone.network, host.uuid, facts.addresses, at):
         logger.info("host %s shows other addresses than before that strangers have in zone %s", host.name, zone.name)
+
+
+def unmet_rules(connection: Connection, host: Host, functions: Sequence[PciFunction]) -> tuple[str, ...]:
+    """What rules and partitions of devices name this host and find nothing there, in words."""
+    rules = settings.device_rules(connection)
+    return tuple(unmet(rules, rules.name_of(host.uuid, host.name), functions))

@@ -15,6 +15,7 @@ from service.domain.devices import (
     DeviceRule,
     DeviceRules,
     DeviceState,
+    Partition,
     PciFunction,
     RuleKind,
     Unit,
@@ -22,11 +23,13 @@ from service.domain.devices import (
     rule_violations,
     units,
 )
+from service.domain.unmet_rules import unmet
 
 GPU = PciFunction("0000:65:00.0", "10de", "2330", "030200", group=11, cell=1, driver="nvidia")
 SOUND = PciFunction("0000:65:00.1", "10de", "22bc", "040300", group=11, cell=1, driver="snd_hda_intel")
 PORT = PciFunction("0000:64:00.0", "8086", "2030", "060400", group=11, driver="pcieport")
 H100 = DeviceRule(RuleKind.GPU, "h100", vendor="10de", product="2330")
+ALONE = replace(GPU, group=12)
 ITS_SOUND = DeviceRule(RuleKind.COMPANION, vendor="10de", product="22bc")
 
 
@@ -164,6 +167,29 @@ def test_a_rule_about_what_another_is_about_is_refused_whichever_comes_first(
         assert [at for at, _ in rule_violations(both)] == [1] * contradicts
     apart = [replace(A_CLASS, hosts=("hv2",)), replace(rule, hosts=("hv1",))]
     assert list(rule_violations(apart)) == []
+
+
+def test_what_a_rule_names_by_address_and_its_host_has_not_is_gone_and_told() -> None:
+    by_place = DeviceRule(RuleKind.GPU, "by-place", vendor="10de", addresses=(ALONE.address, "0000:77:00.0"))
+    here = replace(by_place, hosts=("one",))
+    there = {unit.key: unit for unit in units([here], "one", [ALONE])}
+    assert {key: unit.state.value for key, unit in there.items()} == {
+        ALONE.address: "available", "0000:77:00.0": "gone",
+    }  # fmt: skip
+    assert there["0000:77:00.0"].reason == "devices[0] names it, and its host shows nothing there"
+    other = replace(ALONE, vendor="1002")
+    (first, _) = units([here], "one", [other])
+    assert (first.state.value, first.reason) == (
+        "gone", f"devices[0] names it, and its host shows 1002:{other.product} there",
+    )  # fmt: skip
+    by_class = DeviceRule(RuleKind.GPU, "by-class", device_class=ALONE.device_class, vendor="1002")
+    assert [unit.model for unit in units([here, by_class], "one", [other])] == ["by-class", "by-place"]
+    assert units([here], "two", []) == ()
+
+    rules = DeviceRules((here, by_class), (Partition("one", "left", (ALONE.address, "0000:78:00.0")),))
+    assert list(unmet(rules, "one", [ALONE])) == ["its partition left names 0000:78:00.0, where it has no device"]
+    assert next(unmet(rules, "one", [])) == "devices[0] is about no device of it"
+    assert list(unmet(rules, "two", [])) == []
 
 
 def test_rules_mean_a_host_by_the_name_that_the_file_gives_it_and_no_other_that_took_that_name() -> None:

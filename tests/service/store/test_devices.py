@@ -208,6 +208,35 @@ def test_what_is_gone_and_out_of_service_is_shown_until_an_operator_releases_it(
     assert KEYS[0] not in states(db, a)
 
 
+def test_an_address_that_a_rule_names_and_its_host_lacks_is_shown_and_never_counted_or_given(db: Database) -> None:
+    (a,) = db.fill(1, vcpu=64)
+    name = db.read(fleet.host, a).name
+    by_place = DeviceRule(RuleKind.GPU, "h100", addresses=(*KEYS, "0000:77:00.0"), hosts=(name,))
+    db.write(settings.set_device_rules, DeviceRules((by_place,)))
+    db.write(probed, a)
+    assert (states(db, a)["0000:77:00.0"], amounts(db, a)) == ("gone", (4, 0, 0))
+    assert not lacks(db, a, FOUR), "what is not there is not looked for at each look"
+    with pytest.raises(ClaimLost):
+        db.write(take, seat(1, a, 5))
+    db.write(take, seat(1, a, 2))
+    db.write(devices.quarantine, a, [KEYS[3]], "it glows")
+    db.write(probed, a, FOUR[1:3])
+    told = {d.key: d for d in db.read(devices.of_hosts)[a]}
+    assert [told[key].state.value for key in (*KEYS, "0000:77:00.0")] == [
+        "gone",
+        "claimed",
+        "available",
+        "gone",
+        "gone",
+    ]
+    assert all(told[key].functions for key in (KEYS[0], KEYS[3])), "what they were stays known"
+    db.write(probed, a)
+    assert [states(db, a)[key] for key in KEYS] == ["claimed", "claimed", "available", "quarantined"]
+    come = replace(FOUR[0], address="0000:77:00.0", group=9)
+    db.write(probed, a, (*FOUR, come))
+    assert (states(db, a)["0000:77:00.0"], amounts(db, a)) == ("available", (5, 2, 1))
+
+
 def test_what_is_out_of_service_is_so_in_its_machine_again_and_not_in_another_nor_as_another_device(
     db: Database,
 ) -> None:
