@@ -7,7 +7,7 @@ searched, and for each of them a flow divides the pools (Ford and Fulkerson 1956
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import combinations, product
@@ -360,13 +360,3 @@ def _pushed(left: list[int], given: Sequence[dict[int, int]], path: Sequence[tup
     given[ask][pool] = given[ask].get(pool, 0) + amount
     left[pool] -= amount
     return amount
-
-
-def parts(pools: Sequence[Pool], resource: str) -> Iterator[tuple[str, int]]:
-    """How many devices are free in each cell and partition that have some of the resource: (name, free)."""
-    bins: dict[tuple[int | None, str], int] = {}
-    for pool in pools:
-        if is_of(pool.resource, resource):
-            bins[pool.cell, pool.partition] = bins.get((pool.cell, pool.partition), 0) + pool.free
-    for (cell, partition), free in bins.items():
-        yield partition or (f"cell {cell}" if cell is not None else "no cell"), free

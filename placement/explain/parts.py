@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, product
 
 import numpy as np
 
-from placement.devices import DEVICES, Devices, Part, Pool, Want, is_of, parts
+from placement.devices import DEVICES, Devices, Part, Pool, Want, is_of
 from placement.model import Host, NearestMiss, Shortage
 from placement.problem.gang import Gang, cell_demand, want_of
 from placement.problem.index import Ints
@@ -137,13 +138,22 @@ def place_of(pool: Pool) -> str:
     return ", ".join(word for word in (cell, f"partition {pool.partition}" if pool.partition else "") if word)
 
 
+def _free_together(pools: Sequence[Pool], wanted: Devices) -> list[int]:
+    """How many such devices are free in each place of a host from which the wish may be served, most first."""
+    bins: Counter[tuple[int | None, str]] = Counter()
+    for pool in pools:
+        if is_of(pool.resource, wanted.resource) and (pool.partition or not wanted.joint):
+            bins[pool.cell if wanted.local else None, pool.partition if wanted.joint else ""] += pool.free
+    return sorted((free for free in bins.values() if free > 0), reverse=True)
+
+
 def told(gang: Gang, number: int) -> str:
     """How the devices that a kind wants together stand on the host that has the most of them free; empty: none has."""
     there, _ = gang.index.parts()
     one = max(gang.kinds[number].sample.devices, key=lambda d: d.count)
-    best = max(there, key=lambda part: sum(free for _, free in parts(part.pools, one.resource)), default=None)
-    stands = sorted((free for _, free in parts(best.pools, one.resource) if free), reverse=True) if best else []
+    stands = max((_free_together(part.pools, one) for part in there), key=sum, default=[])
     name = one.resource.removeprefix(f"{DEVICES}.") if one.resource != DEVICES else "devices"
     where = " and ".join(w for w in ("cell" if one.local else "", "partition" if one.joint else "") if w)
-    have = f"the most that a host has free stand {' + '.join(map(str, stands))}" if stands else "none is free"
+    none = "no host has any free in a partition" if one.joint else "none is free"
+    have = f"the most that a host has free stand {' + '.join(map(str, stands))}" if stands else none
     return f"{one.count} {name} are wanted of one {where}, and {have}"

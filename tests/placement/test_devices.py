@@ -298,6 +298,21 @@ def test_whatever_is_told_to_free_places_the_gang_once_it_is_free(block: int) ->
     assert told, "the drawn cases say too little"
 
 
+def test_how_devices_stand_is_told_by_the_places_that_are_asked_for() -> None:
+    """A partition over two cells is one place where a partition is wanted; what is in none is no place then."""
+    over_two = (Pool("gpu.h100", 2, 0, 0, "left"), Pool("gpu.h100", 1, 0, 1, "left"), Pool("gpu.h100", 4, 0, 1))
+    host = two_cells(3, 3)
+
+    def words(pools: tuple[Pool, ...], wanted: Devices) -> str:
+        decision = place(Snapshot((replace(host, pools=pools),)), Request((replace(member(4), devices=(wanted,)),)))
+        assert decision.explanation is not None
+        return decision.explanation.message
+
+    joint = Devices("gpu.h100", 4, joint=True)
+    assert "4 h100 are wanted of one partition, and the most that a host has free stand 3" in words(over_two, joint)
+    assert "4 h100 are wanted of one partition, and no host has any free in a partition" in words(over_two[2:], joint)
+
+
 def test_one_device_to_free_is_named_with_its_place() -> None:
     """Three and three stand free where four of one cell are wanted: one more on either would do."""
     decision = place(Snapshot((two_cells(3, 3),)), Request((member(4),)))
