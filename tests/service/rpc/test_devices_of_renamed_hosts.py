@@ -104,7 +104,7 @@ async def test_a_rule_of_a_host_that_a_call_has_added_holds_as_soon_as_it_has_th
             key = group.instances[0].devices[0]
             await last(lab.deploy.DeleteInstanceGroup(deploy_pb2.DeleteInstanceGroupRequest(uuid=group.uuid)))
             (there,) = (await lab.fleet.ListHosts(fleet_pb2.ListHostsRequest())).inventories
-            return {one.key: one.state for one in there.devices}[key] == "quarantined"
+            return bool({one.key: one.state for one in there.devices}[key] == "quarantined")
 
         assert not await cleans_nothing()
         await named(lab, host.uuid, "later")
