@@ -119,11 +119,13 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class LastLines:
-    """What the machine of a member said last (`log_text.kept`) whose time to become ready is over."""
+    """What the machine of a member said last (`log_text.kept`) whose time to become ready is over; `said`: what its
+    guest says of itself now, safe for callers."""
 
     instance_uuid: str
     attempt: int
     text: str
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ def taken(group: Group, fact: LastLines, now: int) -> Group:
     def take(member: Instance) -> Instance:
         if (member.uuid, member.attempt) != (fact.instance_uuid, fact.attempt):
             return member
-        return replace(member, last_lines=fact.text, reason=log_text.told(member.reason, fact.text))
+        return replace(member, last_lines=fact.text, reason=log_text.told(member.reason or fact.said, fact.text))
 
     return each(group, take)
 

@@ -17,6 +17,7 @@ from service.errors import Unavailable
 from service.lifecycle import last_words
 from service.lifecycle.facts import Fact, LastLines, Ticked
 from service.lifecycle.updating import gangs
+from service.reconcile import sight
 from service.reconcile.custody import Custody
 from service.reconcile.directory import Directory
 from service.reconcile.machine_spec import identity_of
@@ -100,5 +101,27 @@ class MachineLogs:
         are on their way out."""
         late = [member for gang in gangs(group) for member in last_words.late(gang, now)]
         some = late[:MOST_LAST] if Ticked() in facts else []
-        found = await asyncio.gather(*(self.last_lines(group, member) for member in some))
-        return [*(LastLines(m.uuid, m.attempt, text) for m, text in zip(some, found, strict=True) if text), *facts]
+        found = await asyncio.gather(*(self._last_words(group, member) for member in some))
+        return [*(one for one in found if one.text or one.said), *facts]
+
+    async def _last_words(self, group: Group, member: Instance) -> LastLines:
+        text, said = await self.last_lines(group, member), await self._said(member)
+        try:
+            secrets = await self.secrets_of(group, member) if said else {}
+        except Unavailable:
+            said, secrets = "", {}
+        return LastLines(member.uuid, member.attempt, text, log_text.without_secrets(said, secrets))
+
+    async def _said(self, member: Instance) -> str:
+        """What the member's guest says of itself now; empty where that cannot be had, or is that it is ready."""
+        monitor = self._monitors.get(member.host_uuid)
+        if monitor is None or monitor.silent:
+            return ""
+        try:
+            async with asyncio.timeout(LAST_SECONDS):
+                machine = await monitor.observe(identity_of(self._custody.installation.cluster, member))
+        except (DriverError, TimeoutError) as error:
+            logger.debug("what the guest of %s says was not read: %s", member.uuid, error)
+            return ""
+        report = machine.report if machine is not None else None
+        return "" if report is None or report.stage == sight.READY else sight.words(report)

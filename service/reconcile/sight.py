@@ -15,9 +15,6 @@ from service.lifecycle.facts import Fact, Observation, Observed, Quiesced
 READY = "ready"
 FAILED = "failed"
 STOPPING = "stopping"
-SILENT_SECONDS = 15.0
-"""After so long without a word a guest that counts its looks, two a second, hangs."""
-
 UNHEARD_SECONDS = 30.0
 """A progress channel that is refused for longer is taken from whoever reads it: libvirtd gives up a silent client
 within that time, and one that lives may be another replica, which had its turn."""
@@ -75,6 +72,11 @@ def let_run(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
     return seen(member, machine)
 
 
+def words(report: GuestReport) -> str:
+    """What a guest says of itself, in a sentence."""
+    return f"its guest says {report.stage}" + (f": {report.detail}" if report.detail else "")
+
+
 def _said(member: Instance, report: GuestReport) -> Observed:
     """What a guest's newest report says of a member that executes, and why it does not serve where it did.
 
@@ -83,7 +85,7 @@ def _said(member: Instance, report: GuestReport) -> Observed:
     """
     now = time.monotonic()
     age = now - report.received_at
-    silent = now - max(report.received_at, report.heard_since) >= SILENT_SECONDS and report.count > 0
+    silent = now >= report.silent_at
     ready = report.stage == READY and not silent
     said = Observed(
         member.uuid,
@@ -107,9 +109,9 @@ def _said(member: Instance, report: GuestReport) -> Observed:
         told = f"its guest {does}: {report.detail}"
         return replace(said, observation=Observation.GIVEN_UP, reason=told, fault=report.fault)
     if silent:
-        said = replace(said, reason=f"its guest has said nothing for {SILENT_SECONDS:.0f} s")
+        said = replace(said, reason=f"its guest has said nothing for {report.silent_after:.0f} s")
     elif member.status is InstanceStatus.RUNNING:
-        said = replace(said, reason=f"its guest says {report.stage}" + (f": {report.detail}" if report.detail else ""))
+        said = replace(said, reason=words(report))
     return replace(said, observation=Observation.UNREADY) if member.status is InstanceStatus.RUNNING else said
 
 

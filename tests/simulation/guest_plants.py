@@ -10,7 +10,7 @@ SIGHT, SETTLING, MEMBERS = "service.reconcile.sight", "service.lifecycle.settlin
 
 GUESTS: tuple[Plant, ...] = (
     one("the silence of a guest counts for nothing", SIGHT,
-        "    silent = now - max(report.received_at, report.heard_since) >= SILENT_SECONDS and report.count > 0\n",
+        "    silent = now >= report.silent_at\n",
         "    silent = False\n", theme="guests"),
     one("Degraded is never entered", SETTLING,
         "        return GroupStatus.RUNNING if whole else GroupStatus.DEGRADED\n",

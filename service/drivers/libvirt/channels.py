@@ -45,6 +45,8 @@ see the end of the stream any more, and with a few hundred KiB it reads nothing 
 """
 # A guest that never stops writing must not keep the one event thread to itself.
 READS_AT_A_TIME = 8
+PAUSES_FADE = 0.99
+"""With each word of a guest the longest pause before it counts for so much less."""
 
 
 def parse_report(line: bytes, received_at: float) -> GuestReport | None:
@@ -218,7 +220,16 @@ class Channels:
     def report(self, machine_uuid: str) -> GuestReport | None:
         """The newest report, or None."""
         with self._lock:
-            report, channel = self._reports.get(machine_uuid), self._channels.get(machine_uuid)
+            return self._as_heard(machine_uuid)
+
+    def reports(self) -> dict[str, GuestReport]:
+        """The newest report of each machine that has said something."""
+        with self._lock:
+            found = ((machine_uuid, self._as_heard(machine_uuid)) for machine_uuid in self._reports)
+            return {machine_uuid: report for machine_uuid, report in found if report is not None}
+
+    def _as_heard(self, machine_uuid: str) -> GuestReport | None:
+        report, channel = self._reports.get(machine_uuid), self._channels.get(machine_uuid)
         if report is None:
             return None
         return replace(report, heard_since=channel.since if channel is not None and channel.open else math.inf)
@@ -313,11 +324,27 @@ class Channels:
     def _received(self, machine_uuid: str, report: GuestReport) -> None:
         with self._lock:
             before = self._reports.get(machine_uuid)
+            report = replace(report, longest_pause=self._longest_pause(machine_uuid, before, report))
             self._reports[machine_uuid] = report
         # A guest repeats itself every few seconds; only what is new is news.
-        known = before and replace(before, received_at=report.received_at, count=report.count, answered=report.answered)
+        known = before and replace(
+            before,
+            received_at=report.received_at,
+            count=report.count,
+            answered=report.answered,
+            longest_pause=report.longest_pause,
+        )
         if known != report:
             self._on_report(machine_uuid)
+
+    def _longest_pause(self, machine_uuid: str, before: GuestReport | None, report: GuestReport) -> float:
+        """Of this run, as far as nothing of it was missed. Before it counts its looks a guest speaks as it comes on."""
+        channel = self._channels.get(machine_uuid)
+        if before is None or before.count <= 0:
+            return 0.0
+        heard = channel is not None and before.received_at >= channel.since
+        pause = report.received_at - before.received_at if heard else 0.0
+        return max(pause, before.longest_pause * PAUSES_FADE)
 
     def forget(self, machine_uuid: str) -> None:
         """Stops listening to the machine and drops what it said: it is another run of the guest from now on."""

@@ -39,6 +39,7 @@ from service.drivers.libvirt.live_moves import LiveMoves
 from service.drivers.libvirt.machines import Machines
 from service.drivers.libvirt.nodedev import NodeDevices
 from service.drivers.libvirt.overhead import Overhead, Taken
+from service.drivers.libvirt.silence import Silence
 from service.drivers.libvirt.storage import Storage
 from service.drivers.libvirt.strangers import Strangers
 from service.drivers.libvirt.tags import Kind, Tag, check_identity
@@ -65,6 +66,7 @@ class LibvirtDriver(CopyCalls, HostDriver):
         self._events = DomainEvents(host_id, self._inventory, lambda m: self._channels.was_reset(m), self._devices)
         self._overhead = Overhead(self._options.translation_cache_mib << 20)
         self._channels = Channels(self._events.changed)
+        self._silence = Silence(self._channels, self._events.changed)
         self._strangers = Strangers(cluster)
         self._filters = Filters(cluster, self._inventory)
         self._confinement = Confinement(self._options)
@@ -167,6 +169,7 @@ class LibvirtDriver(CopyCalls, HostDriver):
 
     async def list_machines(self, *, budget_seconds: float) -> Listing:
         """See HostDriver. Opens progress channels of executing machines that nobody listens to."""
+        self._silence.watch()
         return await self._read("list", self._list, budget_seconds)
 
     def _list(self, work: Work, connection: Any) -> Listing:
@@ -428,6 +431,7 @@ class LibvirtDriver(CopyCalls, HostDriver):
     async def close(self) -> None:
         """See HostDriver."""
         self._events.unsubscribe_all()
+        self._silence.end()
         # Streams hold their connection open: they are let go of first. Closing it ends them on the host.
         self._channels.connection_lost()
         await self._control.close()

@@ -366,6 +366,9 @@ def test_what_a_member_said_last_is_told_where_its_time_is_over() -> None:
     assert late.failure is not None
     assert "not ready within" in late.failure.message
     assert "its last lines: loading 3 of 9" in late.failure.message
+    said = LastLines(member.uuid, member.attempt, "", "its guest says joining: a wrong answer: 5")
+    late = advance(advance(subject, said, 2), Ticked(), member.deadline_at)
+    assert "of its start: its guest says joining: a wrong answer: 5" in (late.failure or Failure("", "")).message
 
 
 def test_the_groups_deadline_ends_a_deploy_that_is_not_running() -> None:

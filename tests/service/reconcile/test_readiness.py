@@ -13,14 +13,16 @@ from service.domain.events import Event
 from service.domain.groups import Group, GroupStatus, InstanceStatus
 from service.domain.specs import DeployRequest, FailurePolicy
 from service.drivers.base import HostRejected, MachineIdentity, MachineState, ObservedMachine
+from service.drivers.reports import MOST_SILENT_SECONDS as SILENT_SECONDS
 from service.drivers.reports import GuestReport
 from service.drivers.simulated import SimulatedDriver, SimulatedHost
 from service.drivers.simulated.host import SimulatedMachine
+from service.errors import DeployFailed
 from service.lifecycle.effects import Tell
 from service.lifecycle.facts import Observation, Observed
 from service.lifecycle.renewal import UNHEARD
 from service.reconcile.outcomes import Sends
-from service.reconcile.sight import SILENT_SECONDS, UNHEARD_SECONDS, seen
+from service.reconcile.sight import UNHEARD_SECONDS, seen
 from service.store import events
 from tests.support.builders import group, host, spec
 from tests.support.control_plane import CALLER, ControlPlane, control_plane
@@ -97,6 +99,20 @@ async def test_a_group_whose_model_answers_wrongly_is_degraded_and_says_why(monk
         driver._hint(machine.identity)
         well = await reached(plane, made.uuid, GroupStatus.RUNNING)
         assert (well.instances[0].reason, well.instances[0].attempt) == ("", 1)
+
+
+@pytest.mark.asyncio
+async def test_what_a_guest_says_stands_in_the_failure_of_a_group_that_was_never_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    as_it_is = SimulatedHost.seen
+    wrong = GuestReport("joining", "a wrong answer: xyz", 1, "", 0.0)
+    monkeypatch.setattr(SimulatedHost, "seen", lambda of, m: replace(as_it_is(of, m), report=wrong))
+    async with control_plane(hosts=[host(1)], size={"cpu": "8"}) as plane:
+        nodes = tuple(replace(one, timeout_ms=300) for one in spec(1).nodes)
+        asked = spec(1, nodes=nodes, failure_policy=FailurePolicy.FAIL_GROUP)
+        with pytest.raises(DeployFailed, match="its guest says joining: a wrong answer: xyz"):
+            await plane.deploy(DeployRequest(asked))
 
 
 @pytest.mark.asyncio

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
+from dataclasses import replace
 from typing import Any
 
 import libvirt
@@ -12,8 +15,12 @@ from service.drivers.base import HostRejected
 from service.drivers.libvirt import channels
 from service.drivers.libvirt.channels import Channels, parse_report
 from service.drivers.libvirt.connection import Work
+from service.drivers.libvirt.silence import Silence
+from service.drivers.reports import GuestReport
 from tests.service.drivers.libvirt.fake import error
 from tests.service.drivers.libvirt.reports import line
+
+REPORT = GuestReport("ready", "", 1, "", 0.0, count=1)
 
 
 class Stream:
@@ -221,6 +228,68 @@ def test_a_report_tells_since_when_its_guest_would_have_been_heard(monkeypatch: 
     host = Host(Stream([]))
     assert channels.listen(host, host, "m", "channel", take_over=False)
     assert since() == 90
+
+
+def test_a_guest_is_silent_after_a_time_that_its_own_longest_pause_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("service.drivers.libvirt.channels.time.monotonic", lambda: now[0])
+    channels, stream, _ = listened([])
+
+    def at(seconds: float, count: int = 1) -> float:
+        """When it is silent after a word at this time."""
+        now[0] = seconds
+        channels._received("m", replace(REPORT, received_at=seconds, count=count))
+        return channels.reports()["m"].silent_at
+
+    assert at(10, 0) == math.inf, "it does not count"
+    assert at(30) == 45, "how fast it speaks is not known"
+    assert at(31) == 39, "every second"
+    assert at(33) == 43, "every two"
+    assert at(40) == 55, "slowly, but there is an end"
+    for second in range(41, 400):
+        at(second)
+    assert at(400) == 408, "what was long ago fades"
+    stream.callback(stream, libvirt.VIR_STREAM_EVENT_HANGUP, None)
+    assert channels.reports()["m"].silent_at == math.inf, "nobody hears it"
+    now[0] = 500
+    host = Host(Stream([]))
+    assert channels.listen(host, host, "m", "channel", take_over=False)
+    assert channels.reports()["m"].silent_at == 508
+    assert at(501) == 509, "what nobody heard was no pause"
+    channels.was_reset("m")
+    assert at(520) == 535, "another run"
+
+
+@pytest.mark.asyncio
+async def test_who_falls_silent_is_told_once_when_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    channels, stream, _ = listened([])
+    told: list[str] = []
+    silent = asyncio.Event()
+
+    def heard(uuid: str) -> None:
+        told.append(uuid)
+        silent.set()
+
+    monkeypatch.setattr("service.drivers.reports.MOST_SILENT_SECONDS", 0.2)
+    monkeypatch.setattr("service.drivers.libvirt.silence.SELDOM_SECONDS", 0.01)
+    silence = Silence(channels, heard)
+    silence.watch()
+    silence.watch()
+    for _ in range(2):
+        silent.clear()
+        channels._received("m", replace(REPORT, received_at=time.monotonic(), count=1))
+        channels._received("n", replace(REPORT, received_at=time.monotonic(), count=0))
+        spoke = time.monotonic()
+        async with asyncio.timeout(30):
+            await silent.wait()
+        assert time.monotonic() >= spoke + 0.15, "not before"
+        looks = silence._told
+        async with asyncio.timeout(30):
+            while silence._told is looks:  # noqa: ASYNC110  # it looked again
+                await asyncio.sleep(0.01)
+    assert told == ["m", "m"]
+    silence.end()
+    stream.callback(stream, libvirt.VIR_STREAM_EVENT_HANGUP, None)
 
 
 def test_a_guest_that_never_stops_does_not_keep_the_event_thread() -> None:
