@@ -37,7 +37,7 @@ def evict(
 
     Raises ``InvalidPlacementInput`` for a member that lives nowhere, is listed twice, or belongs to the gang.
     """
-    fleet = Fleet.of(snapshot, request, [_shared(group) for group in leaving])
+    fleet = Fleet.of(snapshot, request, [shared(group) for group in leaving])
     if any(group.level < 0 for group in leaving):
         raise InvalidPlacementInput("leaving.level", "must not be below 0")
     decision = place(snapshot, request, policy, stop)
@@ -47,7 +47,7 @@ def evict(
     return search.run()
 
 
-def _shared(group: Leaving) -> Neighbours:
+def shared(group: Leaving) -> Neighbours:
     """The group's members, its cost divided among them so that the shares are its cost."""
     each, over = divmod(group.cost, max(1, len(group.nodes)))
     costs = {node.id: each + (number < over) for number, node in enumerate(group.nodes)}

@@ -1,4 +1,7 @@
-"""An independent verifier of room made by groups that go: takes them off their hosts, and asks ``placement.check``."""
+"""An independent verifier of room made by groups that go: takes them off their hosts, and asks ``placement.check``.
+
+Where others move as well their moves are looked at on the fleet without those that went (``room_check.py``).
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,31 @@ from dataclasses import replace
 
 from placement.check import Violation, check
 from placement.model import Request, Snapshot, Status, left
-from placement.modes.moves import Evictions, Leaving
+from placement.modes.moves import Evictions, Leaving, MadeRoom, Neighbours
+from placement.modes.room_check import check_room
 
 
 def check_evictions(
-    snapshot: Snapshot, request: Request, leaving: Sequence[Leaving], plan: Evictions
+    snapshot: Snapshot,
+    request: Request,
+    leaving: Sequence[Leaving],
+    plan: Evictions,
+    neighbours: Sequence[Neighbours] = (),
 ) -> tuple[Violation, ...]:
-    """All that is wrong with who goes, what that is said to cost, and where the gang goes then."""
-    return tuple(_violations(snapshot, request, leaving, plan))
+    """All that is wrong with who goes, who moves then, what that is said to cost, and where the gang goes."""
+    return tuple(_violations(snapshot, request, leaving, plan, neighbours))
 
 
 def _violations(
-    snapshot: Snapshot, request: Request, leaving: Sequence[Leaving], plan: Evictions
+    snapshot: Snapshot,
+    request: Request,
+    leaving: Sequence[Leaving],
+    plan: Evictions,
+    neighbours: Sequence[Neighbours],
 ) -> Iterator[Violation]:
     if plan.status is not Status.PLACED or plan.placed is None:
-        if plan.gone or plan.placed is not None:
-            yield Violation("status", f"{plan.status} with groups that go or a placement")
+        if plan.gone or plan.moves or plan.placed is not None:
+            yield Violation("status", f"{plan.status} with groups that go, moves or a placement")
         return
     gone = [leaving[number] for number in plan.gone]
     if len(set(plan.gone)) != len(plan.gone) or sum(group.cost for group in gone) != plan.cost:
@@ -36,4 +48,12 @@ def _violations(
             if member.id in sizes:
                 host = left(host, replace(member, demand=sizes[member.id]))
         hosts.append(host)
-    yield from check(Snapshot(tuple(hosts), snapshot.flavours), request, plan.placed)
+    without = Snapshot(tuple(hosts), snapshot.flavours)
+    if not plan.moves:
+        yield from check(without, request, plan.placed)
+        if plan.moved:
+            yield Violation("moves", "nobody moves at a cost")
+        return
+    staying = [group for group in neighbours if sizes.keys().isdisjoint({*group.costs, *group.staying})]
+    room = MadeRoom(plan.status, plan.decision, plan.moves, plan.placed, plan.moved, proof=plan.proof)
+    yield from check_room(without, request, staying, room)

@@ -94,11 +94,11 @@ class Leaving:
 
 @dataclass(frozen=True, slots=True)
 class Evictions:
-    """``status``: ``placed``: once ``gone`` (numbers of the groups) are gone, ``placed`` fits. ``infeasible``: not even
-    without all of them, proven. ``unknown``: no plan was found, though one may exist.
+    """``status``: ``placed``: once ``gone`` (numbers of the groups) are gone and then ``moves`` made, ``placed`` fits.
+    ``infeasible``: not even without all of them, proven. ``unknown``: no plan was found, though one may exist.
 
-    ``lower_bound``: no groups up to the level of the highest that goes cost less. ``decision``: the answer while all
-    stay.
+    ``cost``: of those that go. ``lower_bound``: no groups up to the level of the highest that goes cost less.
+    ``decision``: the answer while all stay. ``moved``: what the moves cost; a move may go where a group has gone.
     """
 
     status: Status
@@ -109,3 +109,5 @@ class Evictions:
     lower_bound: int | None = None
     proof: Proof = Proof.NONE
     stopped: bool = False
+    moves: tuple[Move, ...] = ()
+    moved: int = 0
