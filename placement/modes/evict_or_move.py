@@ -10,12 +10,23 @@ whole groups have to leave as much as the gang lacks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from placement.engine import DEFAULT, place
-from placement.model import Decision, InvalidPlacementInput, Policy, Proof, Request, Snapshot, Status, left
+from placement.model import (
+    Decision,
+    InvalidPlacementInput,
+    Member,
+    Node,
+    Policy,
+    Proof,
+    Request,
+    Snapshot,
+    Status,
+    left,
+)
 from placement.modes.evict import MOST_GROUPS, MOST_SETS, MOST_SPARED, evict, shared
 from placement.modes.leavers import leavers
 from placement.modes.make_room import Fleet, make_room, sizer
@@ -71,13 +82,13 @@ class _Search:
     policy: Policy
     stop: Stop
     owner: dict[str, int] = field(init=False)
-    movable: frozenset[str] = field(init=False)
+    movable: dict[str, Node] = field(init=False)
     lacking: dict[str, int] = field(init=False)
     known: dict[frozenset[int], MadeRoom] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.owner = {node.id: number for number, group in enumerate(self.leaving) for node in group.nodes}
-        self.movable = frozenset(node.id for group in self.neighbours for node in group.nodes)
+        self.movable = {node.id: node for group in self.neighbours for node in group.nodes}
         self.lacking = _lacking(self.fleet.snapshot, self.fleet.request)
 
     def run(self) -> Evictions:
@@ -163,12 +174,20 @@ class _Search:
         gang, size_of = self.fleet.gang, sizer(self.fleet.gang.names)
         return [
             [
-                Resident(size_of(m.demand), self._price(m.id, may), m.exclusive)
+                Resident(size_of(self._size(m)), self._price(m.id, may), m.exclusive)
                 for m in host.members
                 if m.id not in gang.request.staying
             ]
             for host in gang.index.hosts
         ]
+
+    def _size(self, member: Member) -> Mapping[str, int]:
+        """What it leaves, whether it goes or moves; the fleet may not know the demand of one that moves."""
+        node = self.movable.get(member.id)
+        if node is None or member.id not in self.owner:
+            return member.demand if node is None else node.demand
+        names = {*node.demand, *member.demand}
+        return {name: max(node.demand.get(name, 0), member.demand.get(name, 0)) for name in names}
 
     def _price(self, member: str, may: frozenset[int]) -> int | None:
         if member in self.movable:
@@ -225,8 +244,9 @@ class _Search:
 
     def _more(self, tried: MadeRoom, attempt: int) -> dict[str, int]:
         """What the homeless ask for, or a node of the gang where it was the gang that found no place, ever more of."""
-        asking = {node.id: node for group in self.neighbours for node in group.nodes}
-        demands = [asking[member].demand for member in tried.homeless] or [n.demand for n in self.fleet.request.nodes]
+        demands = [self.movable[member].demand for member in tried.homeless] or [
+            n.demand for n in self.fleet.request.nodes
+        ]
         return {name: (attempt + 1) * max(d.get(name, 0) for d in demands) for name in self.lacking}
 
     def _spared(self, chosen: frozenset[int], lower: int) -> Evictions:

@@ -9,7 +9,7 @@ from placement.check import Violation, check
 from placement.model import Assignment, Decision, Host, Member, Request, Snapshot, Status, joined, left
 from placement.modes.moves import MadeRoom, Neighbours
 
-_NOT_OF_A_MOVE = ("objective", "bounds", "proof")
+_NOT_OF_A_MOVE = ("objective", "bounds", "proof", "penalty")
 
 
 def check_room(

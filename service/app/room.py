@@ -1,5 +1,5 @@
 """Which members of other groups would have to move, as they run, so that a group fits; or where no moves do, and it is
-asked for, which groups of a lower priority would have to end. Nothing is written."""
+asked for, which groups of a lower priority would have to end, and who would move then. Nothing is written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from placement.model import Proof, Request, Snapshot, Status
-from placement.modes.moves import MadeRoom
+from placement.modes.moves import Evictions, MadeRoom
 from service.app.failures import error_of
 from service.app.groups import Groups
 from service.domain.fleet import Host
@@ -18,6 +18,7 @@ from service.domain.specs import DeployRequest, RoomMoves
 from service.domain.tenants import Caller
 from service.errors import NoCapacity, Undecided
 from service.planning import backfill, translate
+from service.planning.ends_and_moves import ends_and_moves
 from service.planning.neighbours import LiveTargets, Others, groups_in
 from service.planning.planner import Planner, answer_time
 from service.planning.victims import told_of, victims
@@ -46,8 +47,8 @@ class RoomMove:
 
 @dataclass(frozen=True, slots=True)
 class RoomPlan:
-    """`moved`, `lower_bound`: bytes of memory; no moves that make room carry less than the bound, nor do groups up to
-    the highest priority that ends."""
+    """`moved`, `lower_bound`: bytes of memory; no moves that make room carry less than the bound. Where groups end both
+    are of these alone: no groups up to the highest priority that ends have less."""
 
     moves: tuple[RoomMove, ...]
     moved: int
@@ -107,13 +108,10 @@ class RoomPlans:
         )
         if room.status is not Status.PLACED or room.placed is None:
             if request.make_room is RoomMoves.EVICT:
-                return await self._evictions(group, wanted, hosts, snapshot, others, answer_by)
+                return await self._evictions(group, wanted, hosts, snapshot, others, movable, answer_by)
             raise NoCapacity(KEPT_FROM_IT, None) if closed else _no_room(room, group, snapshot)
-        moves = tuple(
-            self._move(*movable.members[move.member], hosts[move.source], hosts[move.target]) for move in room.moves
-        )
         record = translate.record(group, room.placed, hosts, 0.0, 0, snapshot)
-        return RoomPlan(moves, room.cost or 0, room.lower_bound or 0, room.proof, record)
+        return RoomPlan(self._moves(room, movable, hosts), room.cost or 0, room.lower_bound or 0, room.proof, record)
 
     async def _evictions(
         self,
@@ -122,12 +120,20 @@ class RoomPlans:
         hosts: Mapping[str, Host],
         snapshot: Snapshot,
         others: Sequence[Group],
+        movable: Others,
         answer_by: float,
     ) -> RoomPlan:
         now = self._clock()
         may = victims(self._priorities, group, others, snapshot, hosts, now)
-        found = await self._planner.evict(
-            snapshot, wanted, may.leaving, budget_seconds=ROOM_SECONDS, answer_by=answer_by
+        found = await ends_and_moves(
+            self._planner,
+            snapshot,
+            wanted,
+            may.leaving,
+            movable,
+            self._live_targets,
+            budget_seconds=ROOM_SECONDS,
+            answer_by=answer_by,
         )
         if found.status is Status.UNKNOWN:
             raise Undecided("no moves that make room were found; which groups would have to end was not decided")
@@ -137,7 +143,14 @@ class RoomPlans:
             raise error_of(translate.failure(found.decision, group, snapshot), group.uuid)
         told, _ = told_of(self._priorities, group, [may.groups[number] for number in found.gone], now)
         record = translate.record(group, found.placed, hosts, 0.0, 0, snapshot)
-        return RoomPlan((), found.cost or 0, found.lower_bound or 0, found.proof, record, told)
+        return RoomPlan(
+            self._moves(found, movable, hosts), found.cost or 0, found.lower_bound or 0, found.proof, record, told
+        )
+
+    def _moves(self, plan: MadeRoom | Evictions, movable: Others, hosts: Mapping[str, Host]) -> tuple[RoomMove, ...]:
+        return tuple(
+            self._move(*movable.members[move.member], hosts[move.source], hosts[move.target]) for move in plan.moves
+        )
 
     def _move(self, group: Group, member: Instance, source: Host, target: Host) -> RoomMove:
         return RoomMove(member, group.uuid, source, target, target.uuid in self._live_targets(group, member))

@@ -19,7 +19,7 @@ from service.cli.follow_up import Detached, show
 from service.cli.listing import is_uuid, named, pages
 from service.cli.places import all_zones
 from service.cli.requests import BadRequestFile, Request, read_request
-from service.cli.room_view import describe_choice, describe_eviction
+from service.cli.room_view import describe_choice, describe_eviction, members_move
 from service.cli.values import DURATION
 from service.cli.view import GROUP_COLUMNS, cells_text, choose_view, describe_placement
 
@@ -207,7 +207,9 @@ def _plan_room(
         )
         count, what = (len(answer.evictions), "group") if answer.evictions else (len(answer.moves), "member")
         who = f"{count} {what}s {doing[:-1]}" if count > 1 else f"1 {what} {doing}"
-        print(f"{who}, {size_text(answer.moved_bytes)} of memory ({fewest}):")
+        also = sum(one.memory_size for one in answer.moves) if answer.evictions and answer.moves else 0
+        then = f", and then {members_move(len(answer.moves))}, {size_text(also)}" if also else ""
+        print(f"{who}, {size_text(answer.moved_bytes)} of memory ({fewest}){then}:")
     for victim in answer.evictions:
         print(f"  {describe_eviction(victim)}")
     for one in answer.moves:

@@ -16,8 +16,14 @@ def describe_room(room: group_pb2.RoomInProgress) -> str:
     ]
     if room.evictions:
         ends = ", ".join(describe_eviction(one) for one in room.evictions)
-        return f"{size_text(room.moved_bytes)} of others end: {ends}"
+        also = f"; {members_move(len(moves))}: {', '.join(moves)}" if moves else ""
+        return f"{size_text(room.moved_bytes)} of others end: {ends}{also}"
     return f"{size_text(room.moved_bytes)} move: {', '.join(moves)}"
+
+
+def members_move(count: int) -> str:
+    """That so many members do."""
+    return f"{count} members move" if count > 1 else "1 member moves"
 
 
 BECOMES = {

@@ -257,7 +257,7 @@ class RoomPlan:
     were when that was planned, host uuids by theirs. `patience_ms`: how long it may take.
 
     `moved`, `lower_bound`: bytes of memory; `proof`: optimal | gap. `arrived`: members that have left their hosts.
-    `evictions`: groups that end in place of moves; `moved` and `arrived` are of their members then.
+    `evictions`: groups that end where moves alone are not enough; `moved` and `lower_bound` are of these alone then.
     """
 
     uuid: str

@@ -6,7 +6,7 @@ Times are integers: milliseconds since the Unix epoch, UTC. Stored as JSON under
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -69,3 +69,16 @@ class RoomMove:
     cells: tuple[int, ...] = ()
     live: bool = True
     other_project: bool = False
+
+
+def after_ends(moves: Sequence[RoomMove], evictions: Sequence[RoomEviction]) -> frozenset[str]:
+    """The members that move only once groups have ended: to hosts that these leave, and those of their groups behind
+    them in the order. All others have gone before anybody ends, so that nobody ends for a move that is refused."""
+    left = {host for one in evictions for host in one.seats.values()}
+    behind: set[str] = set()
+    found: set[str] = set()
+    for move in moves:
+        if move.target_host_uuid in left or move.group_uuid in behind:
+            behind.add(move.group_uuid)
+            found.add(move.instance_uuid)
+    return frozenset(found)

@@ -15,6 +15,7 @@ from service.lifecycle.moving import makes_room, room_closed
 
 MAKING_ROOM = "room is being made for it: other groups' members move"
 OTHERS_END = "room is being made for it: groups of a lower priority end"
+MOVE_AND_END = "room is being made for it: groups of a lower priority end, and other groups' members move"
 
 
 def room_begun(group: Group, fact: RoomBegun, now: int) -> Group:
@@ -22,7 +23,8 @@ def room_begun(group: Group, fact: RoomBegun, now: int) -> Group:
     if group.phase is not GroupPhase.PLANNING or group.room is None or group.room.plan is not None:
         return group
     wish = replace(group.room, tries=group.room.tries + 1, plan=fact.plan)
-    return replace(group, room=wish, reason=OTHERS_END if fact.plan.evictions else MAKING_ROOM)
+    ends = MOVE_AND_END if fact.plan.moves else OTHERS_END
+    return replace(group, room=wish, reason=ends if fact.plan.evictions else MAKING_ROOM)
 
 
 def room_seen(group: Group, fact: RoomSeen, now: int) -> Group:
@@ -67,4 +69,6 @@ def settled_room(group: Group) -> Group:
     waits = group.phase is GroupPhase.PLANNING and any(m.status is S.PENDING for m in group.instances)
     if waits:
         return group
-    return replace(group, room=None, reason="" if group.reason in (MAKING_ROOM, OTHERS_END) else group.reason)
+    return replace(
+        group, room=None, reason="" if group.reason in (MAKING_ROOM, OTHERS_END, MOVE_AND_END) else group.reason
+    )

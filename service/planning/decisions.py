@@ -204,9 +204,12 @@ class RecordingPlanner:
         *,
         budget_seconds: float,
         answer_by: float = math.inf,
+        neighbours: Sequence[Neighbours] = (),
     ) -> Evictions:
         """See `Planner.evict`."""
-        return await self._planner.evict(snapshot, request, leaving, budget_seconds=budget_seconds, answer_by=answer_by)
+        return await self._planner.evict(
+            snapshot, request, leaving, budget_seconds=budget_seconds, answer_by=answer_by, neighbours=neighbours
+        )
 
     async def rebalance(
         self,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from placement.model import Snapshot
-from placement.modes.moves import MadeRoom, Move, Neighbours
+from placement.modes.moves import Evictions, MadeRoom, Move, Neighbours
 from placement.modes.plans import Rebalance
 from service.domain.fleet import Host
 from service.domain.groups import Group, GroupPhase, Instance, MoveStage
@@ -72,7 +72,7 @@ class Others:
                 closed |= self.hosts.keys() - takers - {member.host_uuid}
         return frozenset(closed)
 
-    def unfit(self, room: MadeRoom | Rebalance, live_targets: LiveTargets) -> bool:
+    def unfit(self, room: MadeRoom | Evictions | Rebalance, live_targets: LiveTargets) -> bool:
         """Whether a move was planned that cannot be made live; what was learned counts from now on."""
         wrong = [move for move in room.moves if move.target not in self._takers(move, live_targets)]
         for move in wrong:

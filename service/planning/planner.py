@@ -75,8 +75,10 @@ class Planner(Protocol):
         *,
         budget_seconds: float,
         answer_by: float = math.inf,
+        neighbours: Sequence[Neighbours] = (),
     ) -> Evictions:
-        """Verified groups after whose end the gang fits. Raises InvariantViolation where the checker refuses them."""
+        """Verified groups after whose end, and moves of the `neighbours` then, the gang fits. Raises
+        InvariantViolation where the checker refuses them."""
         ...
 
     async def rebalance(
@@ -138,13 +140,20 @@ def room_verified(snapshot: Snapshot, request: Request, neighbours: Sequence[Nei
     return room
 
 
-def evictions_verified(snapshot: Snapshot, request: Request, leaving: Sequence[Leaving], stop: Stop) -> Evictions:
-    """Say which groups go and check it in this process. Raises InvariantViolation for a plan that breaks a rule."""
+def evictions_verified(
+    snapshot: Snapshot, request: Request, leaving: Sequence[Leaving], neighbours: Sequence[Neighbours], stop: Stop
+) -> Evictions:
+    """Say which groups go, and who moves then, and check it in this process. Raises InvariantViolation for a plan that
+    breaks a rule."""
     from placement.modes.evict import evict
     from placement.modes.evict_check import check_evictions
+    from placement.modes.evict_or_move import evict_or_move
 
-    plan = evict(snapshot, request, leaving, stop=stop)
-    violations = check_evictions(snapshot, request, leaving, plan)
+    if neighbours:
+        plan = evict_or_move(snapshot, request, leaving, neighbours, stop=stop)
+    else:
+        plan = evict(snapshot, request, leaving, stop=stop)
+    violations = check_evictions(snapshot, request, leaving, plan, neighbours)
     _refuse("the planner's evictions break", violations)
     return plan
 
@@ -233,9 +242,11 @@ class InlinePlanner:
         *,
         budget_seconds: float,
         answer_by: float = math.inf,
+        neighbours: Sequence[Neighbours] = (),
     ) -> Evictions:
         """See `Planner.evict`."""
-        return evictions_verified(snapshot, request, leaving, until(min(time.monotonic() + budget_seconds, answer_by)))
+        stop = until(min(time.monotonic() + budget_seconds, answer_by))
+        return evictions_verified(snapshot, request, leaving, neighbours, stop)
 
     async def rebalance(
         self,

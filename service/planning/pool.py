@@ -151,9 +151,10 @@ class PoolPlanner:
         *,
         budget_seconds: float,
         answer_by: float = math.inf,
+        neighbours: Sequence[Neighbours] = (),
     ) -> Evictions:
         """See `Planner.evict`. Raises Unavailable where a process died."""
-        work = Evict(request, tuple(leaving))
+        work = Evict(request, tuple(leaving), tuple(neighbours))
         plan = await self._run(snapshot, work, Time(budget_seconds, answer_by), "")
         assert isinstance(plan, Evictions)
         return plan

@@ -86,14 +86,15 @@ class MakeRoom:
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Work: which groups have to go so that a gang fits."""
+    """Work: which groups have to go, and who moves then, so that a gang fits."""
 
     request: Request
     leaving: tuple[Leaving, ...]
+    neighbours: tuple[Neighbours, ...]
 
     def run(self, snapshot: Snapshot, stop: Stop) -> Evictions:
         """The verified plan. Raises InvariantViolation."""
-        return evictions_verified(snapshot, self.request, self.leaving, stop)
+        return evictions_verified(snapshot, self.request, self.leaving, self.neighbours, stop)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from service.domain.groups import Group
 from service.domain.leaving import RoomEviction
 from service.failpoints import failpoint
 from service.lifecycle.facts import RoomClosed
+from service.planning.ends_and_moves import ends_and_moves
+from service.planning.neighbours import Others
 from service.planning.victims import Victims, told_of, victims
 from service.reconcile.context import WorkerContext
 from service.reconcile.outcomes import EffectResult
@@ -37,13 +39,21 @@ class Evicting:
         hosts: Mapping[str, Host],
         snapshot: Snapshot,
         others: Sequence[Group],
+        movable: Others,
         refused: Collection[str],
     ) -> tuple[Evictions, Victims]:
-        """Which groups would have to end so that this one fits, of those that may. `refused`: those that stayed."""
+        """Which groups would have to end so that this one fits, of those that may, and which members would move then.
+        `refused`: groups that stayed."""
         asking = [o for o in others if o.uuid not in refused]
         may = victims(self.context.priorities, group, asking, snapshot, hosts, self.now())
-        found = await self.context.planner.evict(
-            snapshot, request, may.leaving, budget_seconds=self.context.plan_seconds
+        found = await ends_and_moves(
+            self.context.planner,
+            snapshot,
+            request,
+            may.leaving,
+            movable,
+            self.context.calls.live_targets,
+            budget_seconds=self.context.plan_seconds,
         )
         return found, may
 
@@ -62,6 +72,8 @@ class Evicting:
         failpoint("eviction.begun")
         if after is None:
             return EffectResult([RoomClosed(asked.room)])
+        if after.version == group.version:
+            return EffectResult([], retry=True)  # who can move before has not gone yet
         if after.eviction is None or after.eviction.begun:
             self.context.metrics.evictions.labels("begun").inc()
             logger.info("group %s ends so that group %s of a higher priority fits", group.uuid, asked.by_group)

@@ -33,7 +33,7 @@ from service.store import addresses, bookings, fleet
 from service.store.addresses import Shortages
 from service.store.claims import ClaimLost
 from service.store.connection import Connection
-from service.transactions import claiming
+from service.transactions import claiming, rooms
 from service.transactions.changes import LeaseLost
 
 logger = logging.getLogger(__name__)
@@ -158,7 +158,6 @@ class Placing:
         # After a lost race all of it is read: what was kept of the fleet may be why.
         read = self.context.fleet_reader.read if attempt == 1 else fleet_reader.read_fleet
         pending = [m.uuid for m in group.instances if m.status is InstanceStatus.PENDING]
-
         now = self.now()
 
         def look(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapshot, Booked, Shortages, bool]:
@@ -338,14 +337,16 @@ class Placing:
     async def _booked_target(self, group: Group, member: Instance, sends: Sends) -> EffectResult:
         """The claim on the host where a seat is kept for a member that makes room."""
 
-        def look(connection: Connection) -> tuple[FleetHost | None, tuple[int, ...]]:
+        def look(connection: Connection) -> tuple[FleetHost | None, tuple[int, ...], bool]:
             uuid, pinned = bookings.booked(connection, [member.uuid]).get(member.uuid, ("", ()))
-            return fleet.hosts(connection, [uuid]).get(uuid), pinned
+            return fleet.hosts(connection, [uuid]).get(uuid), pinned, rooms.waits_for_an_end(connection, member, uuid)
 
-        target, pinned = await self.context.store.read(look)
+        target, pinned, waits = await self.context.store.read(look)
         if target is None or target.uuid not in self.context.calls.live_targets(group, member):
             reason = "the host that it was to go to does not take it as it runs now"
             return EffectResult([MoveImpossible(member.uuid, member.attempt, reason)])
+        if waits:
+            return EffectResult([], retry=True)
         failpoint("room.target")
         search, now = self._move_searches.setdefault((member.uuid, member.attempt), Search()), self.now()
         try:

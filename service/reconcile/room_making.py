@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import uuid as uuids
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from placement.model import Assignment, Proof, Request, Snapshot, Status
@@ -21,7 +21,7 @@ from service.lifecycle.moving import MOVE_BASE_MS, longest_move
 from service.planning import cells, translate
 from service.planning.neighbours import Others, groups_in
 from service.reconcile.context import WorkerContext
-from service.reconcile.evictions import Evicting, Victims
+from service.reconcile.evictions import Evicting
 from service.reconcile.outcomes import EffectResult
 from service.reconcile.standing_in_line import Line
 from service.store import bookings, claims, fleet, groups
@@ -79,12 +79,12 @@ class RoomMaking:
         request = replace(wanted, excluded_hosts=wanted.excluded_hosts | line.kept_hosts)
         room = await self._planned(group, request, snapshot, asked, wish)
         if room is not None and room.status is Status.PLACED and room.placed is not None:
-            plan = self._plan(group, room, asked, hosts)
+            plan = self._plan(group, room, asked, hosts, ())
         elif wish.moves is RoomMoves.EVICT:
-            found, victims = await self.evicting.planned(group, request, hosts, snapshot, others, wish.refused)
+            found, victims = await self.evicting.planned(group, request, hosts, snapshot, others, asked, wish.refused)
             if found.status is not Status.PLACED or found.placed is None:
                 return EffectResult([NotPlaced(_no_room(room, failure, found))], retry=True)
-            plan = self._ended(group, found, victims, asked)
+            plan = self._plan(group, found, asked, hosts, [victims.groups[number] for number in found.gone])
         else:
             return EffectResult([NotPlaced(_no_room(room, failure))], retry=True)
         failpoint("room.planned")
@@ -119,7 +119,15 @@ class RoomMaking:
                 return room
         return None
 
-    def _plan(self, group: Group, room: MadeRoom, asked: Others, hosts: Mapping[str, Host]) -> RoomPlan:
+    def _plan(
+        self,
+        group: Group,
+        room: MadeRoom | Evictions,
+        asked: Others,
+        hosts: Mapping[str, Host],
+        ending: Sequence[Group],
+    ) -> RoomPlan:
+        """Who moves, and who ends, as that is stored. `ending`: the groups that do."""
         assert room.placed is not None
         moves: list[RoomMove] = []
         busy: dict[str, int] = defaultdict(int)
@@ -136,6 +144,10 @@ class RoomMaking:
                     member.spec.memory_size, pinned.get(member.uuid, ()), live, other.project != group.project,
                 )
             )  # fmt: skip
+        grace = max((m.stop_grace_ms for victim in ending for m in victim.instances), default=0)
+        told, notice_ms = self.evicting.told(group, ending)
+        # Some move before anybody ends, and others after that.
+        moving_ms = max(busy.values(), default=0) * (2 if ending else 1)
         return RoomPlan(
             uuid=uuids.uuid5(uuids.UUID(group.uuid), f"room {group.version}").hex,
             moves=tuple(moves),
@@ -144,23 +156,7 @@ class RoomMaking:
             moved=room.cost or 0,
             lower_bound=room.lower_bound or 0,
             proof="optimal" if room.proof is Proof.OPTIMAL else "gap",
-            patience_ms=MOVE_BASE_MS + max(busy.values(), default=0),
-        )
-
-    def _ended(self, group: Group, found: Evictions, victims: Victims, asked: Others) -> RoomPlan:
-        assert found.placed is not None
-        ending = [victims.groups[number] for number in found.gone]
-        grace = max((m.stop_grace_ms for victim in ending for m in victim.instances), default=0)
-        told, notice_ms = self.evicting.told(group, ending)
-        return RoomPlan(
-            uuid=uuids.uuid5(uuids.UUID(group.uuid), f"room {group.version}").hex,
-            moves=(),
-            placement=translate.record(group, found.placed, asked.hosts, 0.0, 1, asked.snapshot),
-            fellows=_fellows(group),
-            moved=found.cost or 0,
-            lower_bound=found.lower_bound or 0,
-            proof="optimal" if found.proof is Proof.OPTIMAL else "gap",
-            patience_ms=MOVE_BASE_MS + notice_ms + grace,
+            patience_ms=MOVE_BASE_MS + notice_ms + grace + moving_ms,
             evictions=told,
         )
 
@@ -183,7 +179,11 @@ class RoomMaking:
         if why:
             return self._off(group, why, refused)
         if len(arrived) < _going(plan):
-            return EffectResult([RoomSeen(arrived)] if arrived != plan.arrived else [])
+            if arrived == plan.arrived:
+                return EffectResult([])
+            for uuid in sorted(sight.others):  # some wait for others to be gone
+                self.context.poke(uuid)
+            return EffectResult([RoomSeen(arrived)])
         return await self._take(group, plan)
 
     async def _take(self, group: Group, plan: RoomPlan) -> EffectResult:

@@ -107,6 +107,12 @@ def booked(connection: Connection, instances: Iterable[str]) -> Mapping[str, tup
     return {instance: (host, cells_in(vector)) for instance, (host, vector) in found.items()}
 
 
+def for_group(connection: Connection, room: str) -> str:
+    """The group that this room is made for; "" where nothing is kept for it, or it is a rebalance's."""
+    query = select(_BOOKINGS.c.for_group).where(_BOOKINGS.c.room == room).limit(1)
+    return connection.scalar(query) or ""
+
+
 def on_host(connection: Connection, host_uuid: str) -> int:
     """How many seats are kept on the host."""
     query = select(func.count(_BOOKINGS.c.instance_uuid.distinct())).where(_BOOKINGS.c.host_uuid == host_uuid)

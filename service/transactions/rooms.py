@@ -9,12 +9,12 @@ a group that dies, is deleted or gives up takes its room with it: the others see
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from service.domain.cells import Cell, resource_of
 from service.domain.fleet import Host
-from service.domain.groups import Group, InstanceStatus, RoomPlan, Seat
-from service.domain.leaving import Eviction
+from service.domain.groups import Group, Instance, InstanceStatus, RoomPlan, Seat
+from service.domain.leaving import Eviction, after_ends
 from service.failpoints import failpoint
 from service.lifecycle.facts import EvictionAsked, Fact, RoomAsked, RoomBegun
 from service.lifecycle.transitions import advance
@@ -61,6 +61,43 @@ def begin(connection: Connection, planned: Group, others: Sequence[Group], plan:
         apply(connection, uuid, facts, now)
         groups.due(connection, uuid, 0)
     return commit(connection, before, after, (), now)
+
+
+def goes_before(connection: Connection, notice: Eviction) -> bool:
+    """Whether a member that makes the same room, and needs nobody's end for it, has still to leave its host."""
+    plan = _plan(connection, notice.by_group, notice.room)
+    if plan is None or not plan.moves:
+        return False
+    later = after_ends(plan.moves, plan.evictions)
+    first = [move for move in plan.moves if move.instance_uuid not in later]
+    seated = _hosts_of(connection, {move.group_uuid for move in first})
+    return any(move.source_host_uuid in seated[move.instance_uuid] for move in first)
+
+
+def waits_for_an_end(connection: Connection, member: Instance, target_uuid: str) -> bool:
+    """Whether a group that is to end has not left the host yet to which the member moves for the same room."""
+    for_group = bookings.for_group(connection, member.room)
+    plan = _plan(connection, for_group, member.room) if for_group else None
+    if plan is None:
+        return False
+    there = [one for one in plan.evictions if target_uuid in one.seats.values()]
+    seated = _hosts_of(connection, {one.group_uuid for one in there})
+    return any(target_uuid == host in seated[uuid] for one in there for uuid, host in one.seats.items())
+
+
+def _plan(connection: Connection, group_uuid: str, room: str) -> RoomPlan | None:
+    group = next(iter(groups.load_many(connection, [group_uuid])), None)
+    plan = group.room.plan if group is not None and group.room is not None else None
+    return plan if plan is not None and plan.uuid == room else None
+
+
+def _hosts_of(connection: Connection, of: Iterable[str]) -> Mapping[str, set[str]]:
+    """Member -> the hosts on which it has claims, of these groups' members."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for uuid in sorted(of):
+        for (instance, _), hosts in claims.seats_of(connection, uuid).items():
+            found[instance] |= hosts
+    return found
 
 
 def places(group: Group) -> frozenset[tuple[str, int, str, str]]:

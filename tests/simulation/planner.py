@@ -80,11 +80,13 @@ class FirstFitPlanner:
         *,
         budget_seconds: float,
         answer_by: float = math.inf,
+        neighbours: Sequence[Neighbours] = (),
     ) -> Evictions:
         """See service.planning.planner.Planner.evict: the real planner, without a clock."""
-        plan = evictions_verified(snapshot, request, leaving, never)
+        plan = evictions_verified(snapshot, request, leaving, neighbours, never)
         self._world.point("planner.reply")
         self._world.stats["evictions planned"] += bool(plan.gone)
+        self._world.stats["evictions with moves planned"] += bool(plan.gone and plan.moves)
         await asyncio.sleep(self._world.random.uniform(0.0, 0.05))
         return plan
 

@@ -3136,9 +3136,10 @@ class PlanRoomResponse(_message.Message):
 
     @_builtins.property
     def evictions(self) -> _containers.RepeatedCompositeFieldContainer[_group_pb2.RoomEviction]:
-        """Groups of a lower priority that would have to end, where no moves make room and the group's `make_room` allows it.
-        `moved_bytes` is their memory then, and no groups up to the highest of their priorities have less than
-        `lower_bound_bytes`. They end all at the same time.
+        """Groups of a lower priority that would have to end, where no moves alone make room and the group's `make_room` allows
+        it. `moved_bytes` is their memory then, and no groups up to the highest of their priorities have less than
+        `lower_bound_bytes`, whoever moves. They end all at the same time; `moves` are of others then, some of which go to
+        hosts that they leave.
         """
 
     def __init__(

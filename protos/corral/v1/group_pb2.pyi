@@ -92,7 +92,8 @@ class _MakeRoomEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MakeRoom.Val
     """As they run, and those that no other host takes so are stopped and started elsewhere."""
     MAKE_ROOM_EVICT: _MakeRoom.ValueType  # 3
     """As with restart; where no moves make room, groups of a lower priority end: those that the operator's configuration
-    lets this project evict, whatever their project, the lowest priorities first. Refused where it names nobody.
+    lets this project evict, whatever their project, the lowest priorities first, and as few bytes of memory as moves of
+    others, as they run, leave to be ended. Refused where it names nobody.
     """
 
 class MakeRoom(_MakeRoom, metaclass=_MakeRoomEnumTypeWrapper):
@@ -106,7 +107,8 @@ MAKE_ROOM_RESTART: MakeRoom.ValueType  # 2
 """As they run, and those that no other host takes so are stopped and started elsewhere."""
 MAKE_ROOM_EVICT: MakeRoom.ValueType  # 3
 """As with restart; where no moves make room, groups of a lower priority end: those that the operator's configuration
-lets this project evict, whatever their project, the lowest priorities first. Refused where it names nobody.
+lets this project evict, whatever their project, the lowest priorities first, and as few bytes of memory as moves of
+others, as they run, leave to be ended. Refused where it names nobody.
 """
 Global___MakeRoom: _TypeAlias = MakeRoom  # noqa: Y015
 
@@ -1173,7 +1175,7 @@ class RoomInProgress(_message.Message):
     PROOF_FIELD_NUMBER: _builtins.int
     EVICTIONS_FIELD_NUMBER: _builtins.int
     moved_bytes: _builtins.int
-    """The memory of all that moves or ends, in bytes."""
+    """The memory of all that moves, or of all that ends where something does, in bytes."""
     lower_bound_bytes: _builtins.int
     """No moves that make room carry less memory than this; of evictions, no groups up to the highest priority that ends."""
     proof: _placement_pb2.PlacementProof.ValueType
@@ -1184,7 +1186,9 @@ class RoomInProgress(_message.Message):
 
     @_builtins.property
     def evictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoomEviction]:
-        """Groups that end in place of moves, all at the same time."""
+        """Groups that end where moves alone are not enough, all at the same time. `moved_bytes` and `lower_bound_bytes` are of
+        these alone then.
+        """
 
     def __init__(
         self,

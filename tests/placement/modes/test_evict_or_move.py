@@ -69,6 +69,11 @@ def tiny(seed: int) -> Case:
     return Snapshot(tuple(hosts)), Request((gang,), constraints=rules), leaving, neighbours
 
 
+def unsized(snapshot: Snapshot) -> Snapshot:
+    """The fleet as a service knows it: how much is used on each host, and not by whom."""
+    return Snapshot(tuple(replace(h, members=tuple(replace(m, demand={}) for m in h.members)) for h in snapshot.hosts))
+
+
 def gone_of(leaving: list[Leaving], some: tuple[int, ...]) -> frozenset[str]:
     return frozenset(node.id for number in some for node in leaving[number].nodes)
 
@@ -107,8 +112,9 @@ def test_against_every_set_of_groups_and_moves(part: int) -> None:
     planned = proven = both = 0
     for seed in range(part, SEEDS, 4):
         case = tiny(seed)
-        plan = evict_or_move(*case, QUIET)
-        assert not check_evictions(case[0], case[1], case[2], plan, case[3]), seed
+        asked = (unsized(case[0]) if seed % 3 == 0 else case[0], *case[1:])
+        plan = evict_or_move(*asked, QUIET)
+        assert not check_evictions(*asked[:3], plan, asked[3]), seed
         truth = truth_of(case)
         if truth is None:
             assert plan.status is not Status.PLACED, seed

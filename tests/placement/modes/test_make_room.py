@@ -9,7 +9,7 @@ from itertools import combinations
 
 import pytest
 
-from placement.constraints import AtMost, Constraint, Scope, Together
+from placement.constraints import Apart, AtMost, Constraint, Scope, Selector, Together
 from placement.model import (
     Host,
     InvalidPlacementInput,
@@ -245,6 +245,16 @@ def test_a_member_moves_by_its_own_rules() -> None:
     assert [(move.member, move.target) for move in plan.moves if move.target == "b"] == []
     assert plan.status is Status.PLACED
     assert not check_room(snapshot, fixed, [together], plan)
+
+
+def test_a_member_moves_though_its_group_would_rather_not_be_there() -> None:
+    snapshot = Snapshot((_host("a", 2), _host("b", 3)))
+    wish = Apart(Selector(frozenset({"a.0"})), Selector(frozenset({"b.0"})), weight=100)
+    rather_apart = Neighbours((Node("a.0", {"cpu": 2}, "z"),), {"a.0": 2}, (wish,))
+    request = Request((Node("n", {"cpu": 8}),))
+    plan = make_room(snapshot, request, [rather_apart])
+    assert [(move.member, move.target) for move in plan.moves] == [("a.0", "b")]
+    assert not check_room(snapshot, request, [rather_apart], plan)
 
 
 def test_a_gang_of_many_kinds_gets_a_plan_and_an_honest_bound() -> None:

@@ -124,16 +124,18 @@ const BECOMES = { waiting: "waits for hosts again", stopped: "is stopped, withou
 // Who leaves which host so that this group fits. Members of other projects are not named to those who may not see them.
 function Room({ room, picture }) {
   const moves = room.moves || [];
+  const gone = moves.filter((move) => move.gone).length;
+  const group = (move) => (move.groupUuid ? html`<a href=${`#/group/${move.groupUuid}`}>${picture.groups.get(move.groupUuid)?.name || move.groupUuid.slice(0, 8)}</a>` : "another project's");
+  const table = html`<${Table} caption="Moves that make room" items=${moves} keyOf=${(move) => move.instanceUuid + move.sourceHostName + move.targetHostName} head=${["Member", "Group", "From", "To", "Memory", "How", "Stands"]}
+      row=${(move) => html`<th scope="row">${move.instanceName || "a member"}</th><td>${group(move)}</td><td>${move.sourceHostName}</td><td>${move.targetHostName}</td>
+        <td>${bytes(Number(move.memorySize))}</td><td>${move.live ? "as it runs" : "stopped and started again"}</td><td>${move.gone ? "gone" : "to go"}</td>`} />`;
   if (room.evictions?.length) return html`<h2>Room is being made</h2>
     <p>${bytes(Number(room.movedBytes || 0))} of memory in all, of groups that end for it.</p>
     <${Table} caption="Groups that end to make room" items=${room.evictions} keyOf=${(one) => one.groupUuid + one.groupName + one.priority + one.memorySize} head=${["Group", "Priority", "Members", "Memory", "When", "Then"]}
       row=${(one) => html`<th scope="row">${one.groupUuid ? html`<a href=${`#/group/${one.groupUuid}`}>${one.groupName}</a>` : "another project's"}</th><td>${one.priority || 0}</td>
-        <td>${one.goneCount || 0} of ${one.instanceCount} gone</td><td>${bytes(Number(one.memorySize))}</td><td>${clock(Date.parse(one.time))}</td><td>it ${BECOMES[one.becomes.replace("EVICTED_TO_", "").toLowerCase()]}</td>`} />`;
-  const gone = moves.filter((move) => move.gone).length;
-  const group = (move) => (move.groupUuid ? html`<a href=${`#/group/${move.groupUuid}`}>${picture.groups.get(move.groupUuid)?.name || move.groupUuid.slice(0, 8)}</a>` : "another project's");
+        <td>${one.goneCount || 0} of ${one.instanceCount} gone</td><td>${bytes(Number(one.memorySize))}</td><td>${clock(Date.parse(one.time))}</td><td>it ${BECOMES[one.becomes.replace("EVICTED_TO_", "").toLowerCase()]}</td>`} />
+    ${moves.length > 0 && table}`;
   return html`<h2>Room is being made</h2>
     <p><progress max=${moves.length} value=${gone} aria-label=${`${gone} of ${moves.length} gone`}></progress> ${gone} of ${moves.length} have left their hosts, ${bytes(Number(room.movedBytes || 0))} of memory in all.</p>
-    <${Table} caption="Moves that make room" items=${moves} keyOf=${(move) => move.instanceUuid + move.sourceHostName + move.targetHostName} head=${["Member", "Group", "From", "To", "Memory", "How", "Stands"]}
-      row=${(move) => html`<th scope="row">${move.instanceName || "a member"}</th><td>${group(move)}</td><td>${move.sourceHostName}</td><td>${move.targetHostName}</td>
-        <td>${bytes(Number(move.memorySize))}</td><td>${move.live ? "as it runs" : "stopped and started again"}</td><td>${move.gone ? "gone" : "to go"}</td>`} />`;
+    ${table}`;
 }
