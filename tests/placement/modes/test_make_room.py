@@ -248,9 +248,10 @@ def test_a_member_moves_by_its_own_rules() -> None:
 
 
 def test_a_member_moves_though_its_group_would_rather_not_be_there() -> None:
-    snapshot = Snapshot((_host("a", 2), _host("b", 3)))
-    wish = Apart(Selector(frozenset({"a.0"})), Selector(frozenset({"b.0"})), weight=100)
-    rather_apart = Neighbours((Node("a.0", {"cpu": 2}, "z"),), {"a.0": 2}, (wish,))
+    b = joined(_host("b"), Member("b.0", {"cpu": 3}, {"group": "b"}))
+    snapshot = Snapshot((_host("a", 2), b))
+    wish = Apart(Selector(labels={"group": "a"}), Selector(labels={"group": "b"}), weight=100)
+    rather_apart = Neighbours((Node("a.0", {"cpu": 2}, "z", labels={"group": "a"}),), {"a.0": 2}, (wish,))
     request = Request((Node("n", {"cpu": 8}),))
     plan = make_room(snapshot, request, [rather_apart])
     assert [(move.member, move.target) for move in plan.moves] == [("a.0", "b")]

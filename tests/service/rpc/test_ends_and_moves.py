@@ -64,7 +64,7 @@ async def test_a_group_ends_and_the_cheaper_member_moves(keeper_gib: int, other_
 
 
 async def test_nobody_ends_for_a_move_that_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first plan's move needs nobody's end, and is refused before; that of another one goes to the victim's seat."""
+    """The first plan's move needs nobody's end, and is refused before; another's goes to the victim's seat."""
     async with whole(tmp_path, config_text(hosts=2, extra=policy())) as lab:
         hosts = await a_victim_between_two_keepers(lab, 2, 1)
         monkeypatch.setattr(SimulatedDriver, "_move", _refused)
