@@ -200,16 +200,14 @@ class GroupWorker:
         foreseen, uuid, epoch = changes.foreseen(group, facts, now), self.uuid, self.epoch
         if foreseen is not None and foreseen.group == group:
             return group
-        rests = foreseen is not None and self._may_rest(foreseen.group, now)
+        rests = groups.Freed(_due_at(foreseen.group, now)) if foreseen and self._may_rest(foreseen.group, now) else None
 
         def apply(connection: Connection) -> tuple[Group, bool]:
             known = changes.as_known(connection, group, foreseen)
-            stored = changes.apply(connection, uuid, facts, now, epoch=epoch, known=known)
-            return stored, known is not None and rests and groups.give_back(
-                connection, uuid, epoch, _due_at(stored, now), stored.version
-            )
+            freed = rests if known is not None else None
+            return changes.apply(connection, uuid, facts, now, epoch=epoch, known=known, freed=freed), freed is not None
 
-        self._giving_back = rests
+        self._giving_back = rests is not None
         stored, self._given = await self.context.store.write(apply)
         self._giving_back = False
         return stored

@@ -8,9 +8,24 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from itertools import chain, islice
 
-from sqlalchemy import Connection, bindparam, delete, exists, insert, literal, or_, select, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Table,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
+from service.domain.fleet import Zone
 from service.domain.groups import Instance, InstanceStatus
 from service.domain.network import (
     ANSWER,
@@ -24,8 +39,9 @@ from service.domain.network import (
     pool_use,
 )
 from service.errors import NoAddresses
-from service.store import fleet, schema
+from service.store import schema
 from service.store.claims import ClaimLost
+from service.store.codec import decode_known
 from service.store.statement import Statement, among
 
 
@@ -38,15 +54,31 @@ class _Known:
 
 
 _ADDRESSES, _FOREIGN = schema.addresses, schema.foreign_addresses
-_KNOWN = Statement(
-    union_all(
-        select(_ADDRESSES.c.zone_uuid, _ADDRESSES.c.address, _ADDRESSES.c.instance_uuid).where(
-            among(_ADDRESSES.c.zone_uuid, "zones")
-        ),
-        select(_FOREIGN.c.zone_uuid, _FOREIGN.c.address, literal("").label("instance_uuid")).where(
-            among(_FOREIGN.c.zone_uuid, "zones")
-        ),
-    )
+
+
+def _number_in(table: Table) -> ColumnElement[int]:
+    """How many rows of the table are of the zone."""
+    return select(func.count()).where(table.c.zone_uuid == schema.zones.c.uuid).scalar_subquery()
+
+
+_KNOWN_IN = (
+    select(_ADDRESSES.c.zone_uuid, _ADDRESSES.c.address, _ADDRESSES.c.instance_uuid).where(
+        among(_ADDRESSES.c.zone_uuid, "zones")
+    ),
+    select(_FOREIGN.c.zone_uuid, _FOREIGN.c.address, literal("").label("instance_uuid")).where(
+        among(_FOREIGN.c.zone_uuid, "zones")
+    ),
+)
+_KNOWN = Statement(union_all(*_KNOWN_IN))
+_NETWORK = "network"
+_ZONES = select(schema.zones.c.uuid, schema.zones.c.document, literal(_NETWORK).label("instance_uuid"))
+# As `_KNOWN`, and the zones themselves: what they plan is read with what of it is taken.
+_PLANNED = Statement(union_all(_ZONES.where(among(schema.zones.c.uuid, "zones")), *_KNOWN_IN))
+_HOSTS = schema.hosts
+_TAKEN = Statement(
+    select(schema.zones, (_number_in(_ADDRESSES) + _number_in(_FOREIGN)).label("taken"))
+    .where(select(_HOSTS.c.uuid).where(_HOSTS.c.zone_uuid == schema.zones.c.uuid).exists())
+    .order_by(schema.zones.c.uuid)
 )
 _KEEP = Statement(
     update(_ADDRESSES).where(_ADDRESSES.c.zone_uuid == bindparam("in"), _ADDRESSES.c.address == bindparam("at")),
@@ -63,7 +95,29 @@ def take_addresses(
     A member that has one there already keeps it, whichever attempt it took it with; others get the lowest free ones.
     Raises NoAddresses where too few are left, ClaimLost where another transaction just took one.
     """
-    members, known = dict(wanted), _known(connection, [zone_uuid])[zone_uuid]
+    return _take(connection, zone_uuid, network, _known(connection, [zone_uuid])[zone_uuid], wanted)
+
+
+def take_planned(connection: Connection, wanted: Mapping[str, Sequence[tuple[str, int]]]) -> Mapping[str, str]:
+    """As `take_addresses`, of each of the zones (by uuid) that plans addresses now. Raises as it does."""
+    networks: dict[str, Network] = {}
+    taken: list[tuple[str, str, str]] = []
+    for zone_uuid, address, instance_uuid in _PLANNED.all(connection, {"zones": sorted(wanted)}):
+        if instance_uuid == _NETWORK:
+            networks[zone_uuid] = decode_known(Zone, address).network
+        else:
+            taken.append((zone_uuid, address, instance_uuid))
+    known, found = _sorted_out(wanted, taken), dict[str, str]()
+    for zone_uuid, members in sorted(wanted.items()):
+        if networks[zone_uuid].plans_addresses:
+            found |= _take(connection, zone_uuid, networks[zone_uuid], known[zone_uuid], members)
+    return found
+
+
+def _take(
+    connection: Connection, zone_uuid: str, network: Network, known: _Known, wanted: Sequence[tuple[str, int]]
+) -> Mapping[str, str]:
+    members = dict(wanted)
     found = {known.held[address]: address for address in known.held if known.held[address] in members}
     _KEEP.many(
         connection,
@@ -133,8 +187,14 @@ def _free(connection: Connection, zone_uuid: str, network: Network, known: _Know
 
 
 def _known(connection: Connection, zones: Iterable[str]) -> Mapping[str, _Known]:
-    found = {zone_uuid: _Known({}, set()) for zone_uuid in sorted(zones)}
-    for zone_uuid, address, instance_uuid in _KNOWN.all(connection, {"zones": list(found)}) if found else ():
+    asked = sorted(zones)
+    return _sorted_out(asked, _KNOWN.all(connection, {"zones": asked}) if asked else ())
+
+
+def _sorted_out(zones: Iterable[str], taken: Iterable[tuple[str, str, str]]) -> Mapping[str, _Known]:
+    """By zone. `taken`: zone, address, and the member that holds it, if one does."""
+    found = {zone_uuid: _Known({}, set()) for zone_uuid in zones}
+    for zone_uuid, address, instance_uuid in taken:
         if instance_uuid:
             found[zone_uuid].held[address] = instance_uuid
         else:
@@ -171,11 +231,22 @@ class Shortages:
 def require_free(connection: Connection, members: Sequence[Instance]) -> Shortages:
     """That the zones in which these members may be placed can have addresses enough for them; and the zones that
     cannot take all of them. Raises NoAddresses: by no placement can each have one."""
-    zones = fleet.zones_with_hosts(connection)
-    planned = {zone.uuid: zone.network for zone in zones if zone.network.plans_addresses}
-    if not planned:
+    zones = _TAKEN.all(connection)
+    networks = ((row, decode_known(Zone, row.document).network) for row in zones)
+    planned = {row.uuid: (network, int(row.taken)) for row, network in networks if network.plans_addresses}
+    # Where each zone has enough for all, whoever they are, it need not be known which are taken.
+    if all(
+        sum(use.free for use in _uses(n, _Known({}, set()))) - taken >= len(members) for n, taken in planned.values()
+    ):
         return Shortages()
-    unlimited = len(planned) < len(zones)
+    return _shortages(connection, members, {uuid: network for uuid, (network, _) in planned.items()}, len(zones))
+
+
+def _shortages(
+    connection: Connection, members: Sequence[Instance], planned: Mapping[str, Network], zones: int
+) -> Shortages:
+    """See `require_free`. `planned`: the zones that plan addresses, of `zones` in all."""
+    unlimited = len(planned) < zones
     known = _known(connection, planned)
     free = {uuid: sum(use.free for use in _uses(network, known[uuid])) for uuid, network in planned.items()}
     has = {(uuid, instance) for uuid, one in known.items() for instance in one.held.values()}

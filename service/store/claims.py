@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -26,7 +27,7 @@ from sqlalchemy import (
 from service.domain.cells import cells_in, is_of_cell
 from service.domain.cleaning import CleaningState
 from service.domain.fleet import GPU, HostState, HostStatus, Size
-from service.domain.groups import Seat
+from service.domain.groups import GroupPhase, Seat
 from service.errors import InvariantViolation
 from service.failpoints import failpoint
 from service.store import bookings, devices, schema
@@ -115,9 +116,31 @@ _CLAIMED = (
     .where(_CLAIMS.c.host_uuid == _RESOURCES.c.host_uuid, _CLAIMS.c.resource == _RESOURCES.c.resource)
     .scalar_subquery()
 )
+_IS_WRONG = among(_RESOURCES.c.host_uuid, "hosts"), _RESOURCES.c.used != _CLAIMED
 _WRONG = Statement(
     select(_RESOURCES.c.host_uuid, _RESOURCES.c.resource, _RESOURCES.c.used, _CLAIMED.label("claimed")).where(
-        among(_RESOURCES.c.host_uuid, "hosts"), _RESOURCES.c.used != _CLAIMED
+        *_IS_WRONG
+    )
+)
+
+
+def _of_another(table: Table) -> ColumnElement[bool]:
+    """Whether a group that wants its hosts alone has one of these, and is not the one that asks."""
+    there = select(table.c.host_uuid).join(schema.groups, schema.groups.c.uuid == table.c.group_uuid)
+    rules = among(table.c.host_uuid, "hosts"), table.c.group_uuid != bindparam("mine"), schema.groups.c.exclusive_hosts
+    return there.where(*rules).exists()
+
+
+_APART = schema.group_apart
+_BESIDE_OTHERS = Statement(
+    select(
+        select(_RESOURCES.c.host_uuid).where(*_IS_WRONG).exists().label("wrong"),
+        or_(_of_another(_CLAIMS), _of_another(schema.bookings)).label("alone"),
+        select(_APART.c.group_uuid)
+        .join(schema.groups, schema.groups.c.uuid == _APART.c.group_uuid)
+        .where(_APART.c.other_uuid == bindparam("mine"), schema.groups.c.phase != GroupPhase.DELETED.value)
+        .exists()
+        .label("apart"),
     )
 )
 
@@ -140,14 +163,23 @@ _SPARE = (
 )
 
 
+class Beside(NamedTuple):
+    """Of the rules of other groups, which are seldom there, whether some may be about a group's hosts: `alone`: another
+    one that wants its hosts for itself has one of them; `apart`: another one is to be apart from this one."""
+
+    alone: bool
+    apart: bool
+
+
 def take(
     connection: Connection, group_uuid: str, seats: Sequence[Seat], *, alone: bool = False, there: bool = False
-) -> None:
+) -> Beside:
     """Claim these seats, for the whole gang, or raise ClaimLost (the caller's transaction rolls back).
 
     Hosts and resources are touched in id order, so that concurrent gangs cannot deadlock. `alone`: the caller is
     inside `Store.claiming(alone=True)`; everybody else waits here until that is over. `there`: for machines that the
     hosts have already, whether or not they take new ones. A seat that is booked for its member is taken out of that.
+    Returns which rules of others there may be, now that the hosts are locked.
     """
     if not alone and connection.dialect.name == "postgresql":
         _SHARE_FLEET.all(connection, {"key": FLEET_LOCK})
@@ -177,7 +209,7 @@ def take(
     ]
     _TAKE.many(connection, rows)
     failpoint("claim.taken")
-    _verify(connection, {seat.host_uuid for seat in seats})
+    return _beside_others(connection, group_uuid, {seat.host_uuid for seat in seats})
 
 
 def resize(connection: Connection, sizes: Mapping[tuple[str, int, str], Mapping[str, int]]) -> None:
@@ -343,6 +375,15 @@ def _use(connection: Connection, sums: Mapping[tuple[str, str], int], guests: Ma
 
 def _of(table: Table, attempts: Sequence[tuple[str, int]]) -> ColumnElement[bool]:
     return tuple_(table.c.instance_uuid, table.c.attempt).in_(attempts)
+
+
+def _beside_others(connection: Connection, group_uuid: str, hosts: Iterable[str]) -> Beside:
+    """As `_verify`, and in the same statement what may have to be read beside it."""
+    asked = sorted(hosts)
+    wrong, alone, apart = _BESIDE_OTHERS.first(connection, {"hosts": asked, "mine": group_uuid})
+    if wrong:
+        _verify(connection, asked)
+    return Beside(bool(alone), bool(apart))
 
 
 def _verify(connection: Connection, hosts: Iterable[str]) -> None:

@@ -39,16 +39,10 @@ __all__ = [
     "set_status",
     "zone",
     "zones",
-    "zones_with_hosts",
 ]
 
 # Statements that run with every probe and plan are made once.
 _ZONES = Statement(select(schema.zones))
-_ZONES_WITH_HOSTS = Statement(
-    select(schema.zones)
-    .where(select(schema.hosts.c.uuid).where(schema.hosts.c.zone_uuid == schema.zones.c.uuid).exists())
-    .order_by(schema.zones.c.uuid)
-)
 _IN_ORDER = select(schema.hosts).order_by(schema.hosts.c.uuid)
 _HOSTS, _SOME_HOSTS = Statement(_IN_ORDER), Statement(_IN_ORDER.where(among(schema.hosts.c.uuid, "uuids")))
 _THAT_HOST = select(schema.hosts).where(schema.hosts.c.uuid == bindparam("of"))
@@ -106,11 +100,6 @@ def delete_zone(connection: Connection, uuid: str, now: int) -> None:
 def zones(connection: Connection) -> Mapping[str, Zone]:
     """All zones by uuid."""
     return {r.uuid: _zone(r) for r in _ZONES.all(connection)}
-
-
-def zones_with_hosts(connection: Connection) -> Sequence[Zone]:
-    """Those in which there is a host, by uuid."""
-    return [_zone(row) for row in _ZONES_WITH_HOSTS.all(connection)]
 
 
 def zone(connection: Connection, uuid: str, *, lock: bool = False) -> Zone:

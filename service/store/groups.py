@@ -66,6 +66,12 @@ class Held(NamedTuple):
     until: int = 0
 
 
+class Freed(NamedTuple):
+    """The group's lease is given back: when somebody has to look at it again (ms; None: never)."""
+
+    due_at: int | None
+
+
 _GROUP_PARTS = {"failure": Failure, "placement": PlacementRecord, "room": RoomWish, "waiting": Waiting,
                 "endpoint": Endpoint, "may_wait": MayWait, "eviction": Eviction, "shapes": Shapes}  # fmt: skip
 _INSTANCE_CELLS = ("cells", "target_cells")  # as JSON
@@ -104,6 +110,7 @@ _THAT_GROUP = update(_GROUPS).where(_GROUPS.c.uuid == bindparam("of"))
 _THAT_MEMBER = update(_INSTANCES).where(_INSTANCES.c.uuid == bindparam("of"))
 _GROUP_WORDS = ("phase", "status", "excluded_hosts", "rollout", *_GROUP_PARTS, *waits(None))
 _SAVE_GROUP = Statement(_THAT_GROUP, (*_GROUP_PLAIN, *_GROUP_WORDS))
+_SAVE_AND_FREE = Statement(_THAT_GROUP, (*_GROUP_PLAIN, *_GROUP_WORDS, "owner", "lease_until", "due_at"))
 _RESPECIFY_GROUP = Statement(_THAT_GROUP, ("name", "spec"))
 _SAVE_INSTANCE = Statement(_THAT_MEMBER, (*_INSTANCE_PLAIN, "status", "move", *_INSTANCE_JSON, *_INSTANCE_CELLS))
 _RESPECIFY_INSTANCE = Statement(_THAT_MEMBER, ("spec",))
@@ -233,12 +240,13 @@ def create(connection: Connection, group: Group, *, due_at: int, held: Held | No
     _insert_members(connection, group.instances)
 
 
-def save(connection: Connection, before: Group, after: Group) -> None:
-    """Write what changed between the two. The caller holds the row's lock."""
+def save(connection: Connection, before: Group, after: Group, freed: Freed | None = None) -> None:
+    """Write what changed between the two. The caller holds the row's lock, and the lease where it is given back."""
     values = _group_values(after)
     if after.spec != before.spec:
         _RESPECIFY_GROUP.run(connection, {"of": after.uuid, "name": after.spec.name, "spec": encode(after.spec)})
-    _SAVE_GROUP.run(connection, {"of": after.uuid, **values})
+    left = {} if freed is None else {"owner": "", "lease_until": 0, "due_at": freed.due_at}
+    (_SAVE_AND_FREE if left else _SAVE_GROUP).run(connection, {"of": after.uuid, **values, **left})
     old = {m.uuid: m for m in before.instances}
     _insert_members(connection, [m for m in after.instances if m.uuid not in old])
     gone = set(old) - {m.uuid for m in after.instances}

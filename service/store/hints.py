@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sqlalchemy import URL, Connection, Text, bindparam, func, select
+from sqlalchemy import URL, Connection, Text, bindparam, func, literal, select
 
 from service.store.statement import Statement
 
@@ -29,9 +29,8 @@ _CONNECT_SECONDS = 5
 _NOTIFY = Statement(select(func.pg_notify(bindparam("channel", type_=Text), bindparam("payload", type_=Text))))
 
 
-def there_is_news(connection: Connection) -> None:
-    """With this transaction's commit, every replica looks for new events at once."""
-    _notify(connection, NEWS, "")
+TELL_NEWS = func.pg_notify(literal(NEWS, Text), literal("", Text)).label("told")
+"""A column for a statement of PostgreSQL: with its commit, every replica looks for new events at once."""
 
 
 def group_is_due(connection: Connection, uuid: str) -> None:

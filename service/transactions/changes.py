@@ -22,7 +22,7 @@ from service.lifecycle.updating import at_rest
 from service.store import addresses, bookings, claims, events, fleet, groups, ownership, retired, waiting
 from service.store.connection import Connection
 from service.store.events import Draft
-from service.store.groups import Held, Seats
+from service.store.groups import Freed, Held, Seats
 
 _REMOVED = InstanceStatus.REMOVED
 
@@ -72,11 +72,12 @@ def apply(
     *,
     epoch: int | None = None,
     known: Known | None = None,
+    freed: Freed | None = None,
 ) -> Group:
     """Advance the stored group by the facts and commit rows, released claims and events together.
 
     `epoch`: the writer's lease; None for a caller's intent. `known`: see `as_known`, of these very facts and this
-    `now`. Raises NotFound, LeaseLost.
+    `now`. `freed`: where the facts change anything, the writer's lease ends with them. Raises NotFound, LeaseLost.
     """
     before, seats, worked_out = known or (groups.load(connection, uuid, lock=True), None, None)
     failpoint("change.loaded")
@@ -85,7 +86,7 @@ def apply(
     group, ended = worked_out or _decided(connection, before, facts, now)
     failpoint("change.decided")
     _note_answers(connection, before, group, facts, now)
-    return commit(connection, before, group, ended, now, seats=seats)
+    return commit(connection, before, group, ended, now, seats=seats, freed=freed)
 
 
 def _decided(connection: Connection, group: Group, facts: Sequence[Fact], now: int) -> Foreseen:
@@ -140,10 +141,12 @@ def commit(
     now: int,
     *,
     seats: Seats | None = None,
+    freed: Freed | None = None,
 ) -> Group:
     """Write the difference, release the claims of `ended` (instance, attempt, host), append the events.
 
-    Returns the group as stored. `seats`: of all its claims, where this transaction has read them and changed none.
+    Returns the group as stored. `seats`: of all its claims, as this transaction has read them and changed them since.
+    `freed`: the lease ends with it.
 
     Raises InvariantViolation: the change is a bug's, and nothing of it is kept.
     """
@@ -159,7 +162,7 @@ def commit(
     seats = claims.seats_of(connection, after.uuid) if seats is None or ended or before.updating else seats
     invariants.check(before, after, seats)
     if _heard_alone(before, after):
-        groups.save(connection, before, after)
+        groups.save(connection, before, after, freed)
         return after
     known = {m.uuid: m for m in before.instances}
     same = (m is known.get(m.uuid) or m == known.get(m.uuid) for m in after.instances)
@@ -172,7 +175,7 @@ def commit(
         waiting.given_back(connection)
     failpoint("change.told")
     stored = replace(stored, sequence=before.sequence + len(drafts), revision=revision)
-    groups.save(connection, before, stored)
+    groups.save(connection, before, stored, freed)
     over = {m.uuid for m in before.instances} - {m.uuid for m in stored.instances if m.status is not _REMOVED}
     _keep_address(connection, before, stored)
     addresses.let_go(connection, {instance for instance, *_ in ended} | over)

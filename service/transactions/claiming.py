@@ -28,9 +28,10 @@ from service.planning.devices import wanted as wanted_devices
 from service.planning.group_rules import spares_are_kept, stays
 from service.planning.translate import seat, total
 from service.store import bookings, claims, cleanings, fleet, groups, ownership, quotas
-from service.store.addresses import take_addresses
+from service.store.addresses import take_planned
 from service.store.connection import Connection
 from service.store.device_picks import pick
+from service.store.groups import Seats
 from service.transactions.changes import LeaseLost, commit
 
 
@@ -86,7 +87,7 @@ def claim(
     unclaimed; so is one with a member that has another host since, as by a live move: the rules within the group were
     planned without that.
     """
-    stored = _stored(connection, planned)
+    stored, seated = _stored(connection, planned)
     if stored.epoch != planned.epoch:
         raise LeaseLost(planned.uuid)
     before = _same_gang(stored, planned)
@@ -101,14 +102,14 @@ def claim(
     # A member that lost its seat gets one again, whatever the quota is by now: its tenant has not asked for more.
     quotas.check(connection, before.project, total(s.resources for s in placement.assignments if s.attempt == 1))
     _hold_racks(connection, before, [s.host_uuid for s in placement.assignments])
-    claims.take(connection, before.uuid, placement.assignments, alone=alone)
+    beside = claims.take(connection, before.uuid, placement.assignments, alone=alone)
     _serve(connection, before, placement.assignments)
     wants = wanted_devices(before.instances, placement.assignments, before.spec.placement.numa)
     picked = pick(connection, before.uuid, placement.assignments, wants)
     failpoint("claim.picked")
     host_of = {s.instance_uuid: s.host_uuid for s in placement.assignments}
     taken = set(host_of.values())
-    _check_neighbours(connection, before, taken)
+    _check_neighbours(connection, before, taken, beside)
     _check_labels(connection, before, taken)
     _check_clusters(connection, before, host_of)
     _check_racks(connection, before, host_of, whole=True)
@@ -119,16 +120,29 @@ def claim(
     after = advance(stored, Placed(replace(placement, assignments=seats)), now)
     sent = _to_be_sent(after, planned_for, now) if dispatch else frozenset()
     after = advance_all(after, [Observed(*key, Observation.DISPATCHED) for key in sorted(sent)], now)
-    return Claimed(commit(connection, stored, after, (), now), sent)
+    return Claimed(commit(connection, stored, after, (), now, seats=_with(seated, placement)), sent)
 
 
-def _stored(connection: Connection, planned: Group) -> Group:
-    """The group, locked. Where it is the version that was planned for it is not read again, unless it has a gang beside
-    it or members of which something may have been heard since, which makes no new version."""
+def _stored(connection: Connection, planned: Group) -> tuple[Group, Seats | None]:
+    """The group, locked, and its claims where they were read. Where it is the version that was planned for it is not
+    read again, unless it has a gang beside it or members of which something may have been heard since, which makes no
+    new version."""
     fresh = planned.update is None and all(m.status is InstanceStatus.PENDING for m in planned.instances)
-    if fresh and groups.as_known(connection, planned) is not None:
-        return planned
-    return groups.load(connection, planned.uuid, lock=True)
+    if fresh and (seated := groups.as_known(connection, planned)) is not None:
+        return planned, seated
+    return groups.load(connection, planned.uuid, lock=True), None
+
+
+def _with(seated: Seats | None, placement: PlacementRecord) -> Seats | None:
+    """The claims that a group has once those of the placement were taken."""
+    if seated is None:
+        return None
+    taken = {
+        (seat.instance_uuid, seat.attempt): seat.host_uuid
+        for seat in placement.assignments
+        if any(seat.claimed.values())
+    }
+    return {**seated, **{key: seated.get(key, frozenset()) | {host} for key, host in taken.items()}}
 
 
 def _to_be_sent(group: Group, placed: Set[tuple[str, int]], now: int) -> frozenset[tuple[str, int]]:
@@ -175,8 +189,8 @@ def claim_move(
     # What an earlier move of this attempt to that host has left, if anything, is of the same machine.
     claims.leave(connection, [(member.uuid, member.attempt, target.uuid)])
     _hold_racks(connection, gang, [target.uuid])
-    claims.take(connection, before.uuid, [seat(member, target, pinned)], alone=alone)
-    _check_neighbours(connection, before, {target.uuid})
+    beside = claims.take(connection, before.uuid, [seat(member, target, pinned)], alone=alone)
+    _check_neighbours(connection, before, {target.uuid}, beside)
     _check_labels(connection, before, {target.uuid})
     _check_clusters(connection, before, {member.uuid: target.uuid})
     _check_racks(connection, gang, {member.uuid: target.uuid}, whole=False)
@@ -193,14 +207,19 @@ def _seated(group: Group) -> frozenset[tuple[str, int, str, str]]:
     return frozenset((m.uuid, m.attempt, m.host_uuid, m.target_host_uuid) for m in group.instances)
 
 
-def _check_neighbours(connection: Connection, group: Group, hosts: set[str]) -> None:
+def _check_neighbours(connection: Connection, group: Group, hosts: set[str], beside: claims.Beside) -> None:
     """The rules between groups, once the hosts' rows are locked: another gang may have come since the plan was made.
+    `beside`: of other groups' rules, which may be about this one.
 
     Raises ClaimLost.
     """
     policy = group.spec.placement
+    own = policy.exclusive_hosts or policy.anti_affinity_groups or policy.affinity_groups
+    if not (own or beside.alone or beside.apart):
+        return
     away = set(policy.anti_affinity_groups)
-    away |= {other for other, others in groups.keeping_apart(connection).items() if group.uuid in others}
+    if beside.apart:
+        away |= {other for other, others in groups.keeping_apart(connection).items() if group.uuid in others}
     here = claims.seated(connection, hosts)
     for host_uuid in sorted(hosts):
         others = {(uuid, exclusive) for _, uuid, exclusive in here.get(host_uuid, ()) if uuid != group.uuid}
@@ -276,14 +295,10 @@ def _check_spare_hosts(connection: Connection, group: Group) -> None:
 
 def _addressed(connection: Connection, cluster: str, group_uuid: str, seats: Sequence[Seat]) -> tuple[Seat, ...]:
     """The seats with the machines' uuids, and with addresses and macs where their zones plan addresses."""
-    zones = fleet.zones(connection)
     by_zone: dict[str, list[tuple[str, int]]] = {}
     for one in seats:
         by_zone.setdefault(one.zone_uuid, []).append((one.instance_uuid, one.attempt))
-    addresses: dict[str, str] = {}
-    for zone_uuid, wanted in sorted(by_zone.items()):
-        if zones[zone_uuid].network.plans_addresses:
-            addresses |= take_addresses(connection, zone_uuid, zones[zone_uuid].network, wanted)
+    addresses = take_planned(connection, by_zone)
     return tuple(
         replace(
             one,

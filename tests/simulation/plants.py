@@ -67,7 +67,7 @@ PLANTS: tuple[Plant, ...] = (
              "        for resource, amount in sorted(seat.resources.items())\n"), theme="cells"),
     one("a machine is not told its cell", "service.reconcile.machine_spec", "        cells=pinned,\n", "", theme="cells"),
     one("rules between groups are not checked in the claim", CLAIMING,
-        "    _check_neighbours(connection, before, taken)\n", ""),
+        "    _check_neighbours(connection, before, taken, beside)\n", ""),
     one("at most so many a host is forgotten", GROUP_RULES, "        (policy.max_per_host, Scope.HOST),\n", "        (0, Scope.HOST),\n"),
     one("a role does not wait for those before it", EFFECTS,
         "        if any(m.status is not S.RUNNING and not m.leaving for m in members):\n", "        if False:\n"),
@@ -188,7 +188,7 @@ PLANTS: tuple[Plant, ...] = (
         "    if member.status is not S.RUNNING:\n        return member\n    leaving"),
     # --- live moves ---
     one("a live move has no claim on its target", CLAIMING,
-        "    claims.take(connection, before.uuid, [seat(member, target, pinned)], alone=alone)\n    _check_neighbours(connection, before, {target.uuid})\n", ""),
+        "    beside = claims.take(connection, before.uuid, [seat(member, target, pinned)], alone=alone)\n    _check_neighbours(connection, before, {target.uuid}, beside)\n", ""),
     one("a live move is over before its source is without the machine", MOVES,
         "        if here is not None and here.state is not MachineState.TOMBSTONE:\n", "        if False:\n",
         Edit(MOVES, "        await self.source.driver.entomb(self.identity, budget_seconds=STEP_SECONDS)\n", ""),

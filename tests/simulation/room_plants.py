@@ -28,8 +28,8 @@ ROOM_PLANTS: tuple[Plant, ...] = (
     one(
         "who moves to make room is claimed where it was alone",
         CLAIMING,
-        "    claims.take(connection, before.uuid, [seat(member, target, pinned)], alone=alone)\n",
-        "",
+        "    beside = claims.take(connection, before.uuid, [seat(member, target, pinned)], alone=alone)\n",
+        "    beside = claims.Beside(alone=True, apart=True)\n",
         theme="room",
     ),
     one(
