@@ -40,6 +40,7 @@ class Bmc:
         self.requests = 0
         self.sessions: set[str] = set()
         self.most_sessions = 8
+        self.retry_after = "1"  # what one that is busy asks for, in seconds
         self.started = "2026-01-01T00:00:00Z"
         self.inventory: dict[str, Any] = {
             "ProcessorSummary": {"Count": 1, "LogicalProcessorCount": 16},
@@ -60,6 +61,7 @@ class Bmc:
         self.cleaned: list[str] = []  # how guests were told to clean
         self.basic = 0  # requests that bore the password itself
         self.reports: list[tuple[str, int]] = []
+        self.read: list[dict[str, str]] = []  # the documents that guests found in the drive
         self._changing = threading.Lock()
         pem, key = certificate()
         self.ca_file = directory / f"bmc-{uuid[-1]}.pem"
@@ -137,6 +139,7 @@ class Bmc:
         ready. One that is to clean says so between the two."""
         try:
             found = documents(fetch(url))
+            self.read.append(found)
             told = json.loads(found["machine"])
             epoch = json.loads(found["rendezvous"])["group"]["epoch"] if "rendezvous" in found else 0
             stages = ("booting", "cleaning", "ready") if "clean" in found else ("booting", "ready")
@@ -198,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if self.bmc.strikes("busy"):
-            self._answer(503, {"error": {"code": "busy", "message": "busy"}}, retry_after="1")
+            self._answer(503, {"error": {"code": "busy", "message": "busy"}}, retry_after=self.bmc.retry_after)
         elif path == SESSIONS and method == "POST":
             self._log_in(json.loads(body))
         elif path == "/redfish/v1":

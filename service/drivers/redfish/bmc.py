@@ -20,7 +20,7 @@ from sushy.resources.system.system import System
 from service.drivers.base import DriverError, HostRejected, HostUnreachable, OutcomeUnknown
 from service.drivers.power import WrongMachine
 from service.drivers.redfish.addressing import Access
-from service.drivers.redfish.connecting import CONNECT_SECONDS, READ_SECONDS, Connector, Late, Pinned
+from service.drivers.redfish.connecting import CONNECT_SECONDS, READ_SECONDS, Busy, Connector, Late, Pace, Pinned
 from service.drivers.redfish.errors import told_of
 from service.drivers.redfish.inventory import Inventory, read
 
@@ -63,6 +63,7 @@ class Bmc:
         self._root: Any = None
         self._system: Any = None
         self._connector: Connector | None = None
+        self._pace = Pace()
         self._drive: Any = None
         self._boot_id = ""
         self._session = ""
@@ -224,6 +225,9 @@ class Bmc:
             return work()
         except DriverError:
             raise
+        except Busy as error:
+            busy = OutcomeUnknown if self._heard else HostUnreachable
+            raise busy("the BMC is busy") from error
         except Late as error:
             lost = OutcomeUnknown if acts else HostUnreachable
             raise lost("the BMC did not answer in time") from error
@@ -245,7 +249,8 @@ class Bmc:
             options.url, verify=verify, server_side_retries=1, server_side_retries_delay=1,
             default_request_timeout=READ_SECONDS, connect_timeout=CONNECT_SECONDS,
         )  # fmt: skip
-        made.deadline, made.sends = deadline, self._sent
+        made.deadline, made.sends, made.pace = deadline, self._sent, self._pace
+        made._session.hooks["response"].append(self._pace.hear)
         if options.fingerprint:
             made._session.mount("https://", Pinned(options.fingerprint))
         try:

@@ -18,6 +18,35 @@ class Late(Exception):
     """The deadline of the call has passed; nothing was sent after that."""
 
 
+class Busy(Late):
+    """The BMC has said that it is busy, and for how long: nothing is sent before that is over."""
+
+
+BUSY = (503, 429)
+MOST_BUSY_SECONDS = 60.0
+"""A BMC that asks for more is asked again all the same."""
+
+
+class Pace:
+    """What a BMC has asked for by Retry-After (RFC 9110, 10.2.3), in whole seconds, the form that BMCs use."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+
+    def hear(self, response: requests.Response, *_: Any, **__: Any) -> None:
+        """A hook of requests: one answer of the BMC."""
+        asked = response.headers.get("Retry-After", "")
+        if response.status_code in BUSY and asked.isdecimal():
+            self._until = time.monotonic() + min(float(asked), MOST_BUSY_SECONDS)
+
+    def wait(self, deadline: float) -> None:
+        """Until something may be sent. Raises Busy where that is not before the deadline, at once."""
+        if (pause := self._until - time.monotonic()) > 0:
+            if self._until >= deadline:
+                raise Busy
+            time.sleep(pause)
+
+
 _TIMEOUTS = (requests.Timeout, requests.exceptions.SSLError)
 
 
@@ -26,8 +55,10 @@ class Connector(connector.Connector):  # type: ignore[misc]
 
     deadline = 0.0
     sends: Callable[[], None]
+    pace: Pace
 
     def _op(self, method: str, path: str = "", *arguments: Any, **named: Any) -> Any:
+        self.pace.wait(self.deadline)
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise Late

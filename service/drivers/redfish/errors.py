@@ -6,8 +6,7 @@ import requests
 from sushy import exceptions
 
 from service.drivers.base import DriverError, HostRejected, HostUnreachable, OutcomeUnknown
-
-BUSY = (503, 429)
+from service.drivers.redfish.connecting import BUSY
 
 
 def told_of(error: Exception, *, acts: bool) -> DriverError:

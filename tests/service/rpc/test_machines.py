@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -84,8 +86,13 @@ async def test_a_mixed_gang_boots_by_bmc_and_leaves_its_machine_off_and_empty(
             assert {c.resource: c.total for c in metal.capacities} == {
                 "vcpu": 16, "memory": 64 * GIB, "gpu.A100-80GB": 1,
             }  # fmt: skip
-            group = await lab.up(model_services=[node("VirtualMachine", 1, 1), node("BareMetal", 8, 32)])
+            nonces = [{"NONCE": secrets.token_hex(16)} for _ in range(2)]
+            virtual = node("VirtualMachine", 1, 1, environment_variables=nonces[0])
+            group = await lab.up(
+                model_services=[virtual, node("BareMetal", 8, 32, environment_variables=nonces[1], name="metal-node")]
+            )
             assert [i.host_name for i in group.instances] == ["host-1", "metal"]
+            _it_has_read_what_its_member_was_told(bmc, group, nonces[1]["NONCE"], other=nonces[0]["NONCE"])
             assert [i.status for i in group.instances] == ["Running", "Running"]
             await soon(lambda: _reported(bmc), 60)
             assert bmc.posts == ["On"]
@@ -102,6 +109,17 @@ async def test_a_mixed_gang_boots_by_bmc_and_leaves_its_machine_off_and_empty(
         assert bmc.sessions == set()
     finally:
         bmc.close()
+
+
+def _it_has_read_what_its_member_was_told(bmc: Bmc, group: Any, nonce: str, *, other: str) -> None:
+    """What booted there had this very member's documents: of this deploy, this attempt and nobody else."""
+    (read,) = bmc.read
+    lines, machine, told = read["env"].splitlines(), json.loads(read["machine"]), json.loads(read["rendezvous"])
+    assert f"NONCE={nonce}" in lines
+    assert not [text for text in read.values() if other in text]
+    assert (machine["instance"], machine["attempt"]) == (group.instances[1].uuid, 1)
+    assert (told["group"]["uuid"], told["node"]["name"]) == (group.uuid, "metal-node")
+    assert "CORRAL_NODE_RANK=1" in lines
 
 
 @asynccontextmanager

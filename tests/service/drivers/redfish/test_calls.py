@@ -8,9 +8,11 @@ from typing import TypeVar
 import pytest
 
 from service.domain.seats import Report, token_in
-from service.drivers.base import MachineIdentity, MachineState
+from service.drivers.base import HostUnreachable, MachineIdentity, MachineState
+from service.drivers.redfish import connecting
 from service.drivers.redfish import driver as driver_module
-from tests.service.drivers.redfish.test_redfish import SECONDS, Lab, lab, spec
+from service.drivers.redfish.driver import RedfishDriver
+from tests.service.drivers.redfish.test_redfish import HOST, SECONDS, Lab, lab, spec
 
 __all__ = ["lab"]
 
@@ -126,3 +128,20 @@ async def test_a_guest_that_repeats_itself_is_no_reason_to_ask_its_bmc(
     monkeypatch.setattr("service.store.seats.SILENCE_MS", 0)
     assert await lab.seats.report(token, said[-1])
     assert len(heard) == sum(news) + 1, "its word after a silence is news"
+
+
+async def test_a_busy_bmc_is_left_alone_for_as_long_as_it_asks(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    await lab.driver.probe(budget_seconds=SECONDS)
+    lab.bmc.faults["busy"], lab.bmc.retry_after = 1, "3600"
+    with pytest.raises(HostUnreachable, match="busy"):
+        await lab.driver.probe(budget_seconds=SECONDS / 2)
+    sent = lab.bmc.requests
+    with pytest.raises(HostUnreachable, match="busy"):
+        await lab.driver.probe(budget_seconds=SECONDS / 2)
+    assert lab.bmc.requests == sent
+    monkeypatch.setattr(connecting, "MOST_BUSY_SECONDS", 0.2)
+    other = RedfishDriver(HOST, lab.address, lab.seats)
+    lab.bmc.faults["busy"] = 1
+    await other.probe(budget_seconds=SECONDS)
+    assert lab.bmc.faults["busy"] == 0
+    await other.close()
