@@ -6,8 +6,25 @@ from dataclasses import replace
 
 from service.domain import log_text
 from service.domain.groups import Group, Instance
-from service.lifecycle.facts import LastLines, Observed
-from service.lifecycle.members import LAUNCHING, S, each
+from service.lifecycle.facts import LastLines, Observation, Observed
+from service.lifecycle.members import LAUNCHING, S, altered, each
+
+GUEST_SAYS = "its guest says"
+"""How the reason begins that is a guest's own word."""
+TOLD_EVERY_MS = 10_000
+"""What a member waits for that comes up is told where it takes so long, and once in that time: guests are strangers."""
+
+
+def coming_up(group: Group, member: Instance, fact: Observed, now: int) -> Instance:
+    """The member with what its guest says of its boot. Of a group that has served the reason stands why it does not."""
+    waits = member.status is S.BOOTING and fact.observation is Observation.EXECUTING and not group.served
+    if not waits or not fact.reason or now < member.updated_at + TOLD_EVERY_MS:
+        return member
+    return altered(member, reason=fact.reason) if not member.reason or _is_guests(member.reason) else member
+
+
+def _is_guests(reason: str) -> bool:
+    return reason.startswith(GUEST_SAYS)
 
 
 def late(group: Group, now: int) -> list[Instance]:
@@ -40,7 +57,9 @@ def taken(group: Group, fact: LastLines, now: int) -> Group:
     def take(member: Instance) -> Instance:
         if (member.uuid, member.attempt) != (fact.instance_uuid, fact.attempt):
             return member
-        return replace(member, last_lines=fact.text, reason=log_text.told(member.reason or fact.said, fact.text))
+        newer = fact.said and (not member.reason or _is_guests(member.reason))
+        told = log_text.told(fact.said if newer else member.reason, fact.text)
+        return replace(member, last_lines=fact.text, reason=told)
 
     return each(group, take)
 

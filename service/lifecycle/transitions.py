@@ -222,7 +222,9 @@ def _seen(group: Group, member: Instance, fact: Observed, now: int) -> Instance:
     observation = not_ready(member) if behind or anew else fact.observation
     relapsed = (member.status, observation) == (S.CREATED, Observation.RELAPSED)
     target = S.CREATED if relapsed else MEMBER.get((member.status, observation))
-    if target is None or (member.status is S.CREATED and not group.go and target in (S.BOOTING, S.RUNNING)):
+    if target is None:
+        return last_words.coming_up(group, member, fact, now)
+    if member.status is S.CREATED and not group.go and target in (S.BOOTING, S.RUNNING):
         return member  # before GO an executing member is somebody's tampering; it waits for GO like the others
     if target is S.CREATED and member.status is not S.CREATING:
         entered = go_over(member, target, "", now)

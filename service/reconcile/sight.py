@@ -11,6 +11,7 @@ from service.domain.staging import Staging
 from service.drivers.base import MachineState, ObservedMachine
 from service.drivers.reports import GuestReport
 from service.lifecycle.facts import Fact, Observation, Observed, Quiesced
+from service.lifecycle.last_words import GUEST_SAYS
 
 READY = "ready"
 FAILED = "failed"
@@ -74,7 +75,7 @@ def let_run(member: Instance, machine: ObservedMachine) -> Sequence[Fact]:
 
 def words(report: GuestReport) -> str:
     """What a guest says of itself, in a sentence."""
-    return f"its guest says {report.stage}" + (f": {report.detail}" if report.detail else "")
+    return f"{GUEST_SAYS} {report.stage}" + (f": {report.detail}" if report.detail else "")
 
 
 def _said(member: Instance, report: GuestReport) -> Observed:
@@ -110,7 +111,7 @@ def _said(member: Instance, report: GuestReport) -> Observed:
         return replace(said, observation=Observation.GIVEN_UP, reason=told, fault=report.fault)
     if silent:
         said = replace(said, reason=f"its guest has said nothing for {report.silent_after:.0f} s")
-    elif member.status is InstanceStatus.RUNNING:
+    elif member.status in (InstanceStatus.RUNNING, InstanceStatus.BOOTING):
         said = replace(said, reason=words(report))
     return replace(said, observation=Observation.UNREADY) if member.status is InstanceStatus.RUNNING else said
 
