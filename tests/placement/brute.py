@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
 from itertools import combinations
 
 from placement.check import check
@@ -202,18 +201,24 @@ def missed_by(rule: Constraint, new: Counter[tuple[str, int]], old: Counter[tupl
 
 
 def worth_of(value: RoomValue, room: dict[str, int]) -> int:
-    """The worth of the best multiset of flavours in a room, by plain recursion over whole units of it."""
+    """The worth of the best multiset of flavours in a room, by every room that is left on the way, in whole units."""
     sizes = [tuple(-(-int(s) // int(u)) for s, u in zip(row, value.unit, strict=True)) for row in value.flavours]
     worth = [int(w) for w in value.worth]
 
-    @cache
-    def best(cells: tuple[int, ...]) -> int:
-        found = 0
-        for size, gain in zip(sizes, worth, strict=True):
-            left = tuple(c - s for c, s in zip(cells, size, strict=True))
-            if min(left) >= 0:
-                found = max(found, gain + best(left))
-        return found
+    known: dict[tuple[int, ...], int] = {}
+
+    def best(whole: tuple[int, ...]) -> int:
+        open_rooms = [whole]
+        while open_rooms:
+            cells = open_rooms[-1]
+            after = [tuple(c - s for c, s in zip(cells, size, strict=True)) for size in sizes]
+            smaller = [(left, gain) for left, gain in zip(after, worth, strict=True) if min(left) >= 0]
+            asked = [left for left, _ in smaller if left not in known]
+            if not asked:
+                known[cells] = max((known[left] + gain for left, gain in smaller), default=0)
+                open_rooms.pop()
+            open_rooms += asked
+        return known[whole]
 
     if not value.names:
         return 0
