@@ -9,8 +9,9 @@ import pytest
 from tests.service.rpc.test_ends_and_moves import KEEPER, a_victim_between_two_keepers, urgent
 from tests.service.rpc.test_evacuation import never_twice
 from tests.service.rpc.test_evictions import VICTIM, booked, deployed, policy
-from tests.service.rpc.test_make_room import LIVE, at_rest, large, one_on_each
+from tests.service.rpc.test_make_room import LIVE, at_rest, large
 from tests.service.rpc.test_roll import a_member_on_each, begin, enable, until_drained, until_over
+from tests.service.rpc.test_room import one_on_each
 from tests.support.postgres import Postgres
 from tests.support.whole import config_text, whole
 
