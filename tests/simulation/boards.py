@@ -34,9 +34,15 @@ def in_turn(seed: int) -> bool:
     return random.Random(f"in turn {seed}").random() < 0.4
 
 
+def from_one(seed: int) -> bool:
+    """Whether in this seed one host at a time says nothing to the process that judges hosts, or its daemon says nothing
+    to anybody, for as long as a dead one: others reach it, or its kernel lives."""
+    return not in_turn(seed) and random.Random(f"from one {seed}").random() < 0.5
+
+
 def fewest(seed: int) -> int:
     """Of how many hosts there are at least: where hosts fall silent in turn two may be gone, and most others answer."""
-    return 6 if in_turn(seed) else 3
+    return 6 if in_turn(seed) or from_one(seed) else 3
 
 
 def length(seed: int, dice: random.Random) -> float:
@@ -65,19 +71,23 @@ class Boards:
         hosts: Mapping[str, SimulatedMachineHost],
         now: Callable[[], float],
         reached: Callable[[SimulatedMachineHost], bool],
+        lives: Callable[[SimulatedMachineHost], bool],
         violated: Callable[[str, str], None],
     ) -> None:
-        """`reached(host)`: whether any replica that lives reaches it now."""
+        """`reached(host)`: whether any replica that lives reaches it now; `lives(host)`: whether its kernel answers
+        them all."""
         self._rows = rows
         self._hosts = hosts
         self._now = now
         self._reached = reached
+        self._lives = lives
         self._violated = violated
         self.boards: dict[str, Board] = {}
         self.miswired: set[str] = set()
         self.switched_off: list[str] = []
         self._unreached_since: dict[str, float] = {}
         self._last_unreached: dict[str, float] = {}
+        self._last_mute: dict[str, float] = {}
         self._off_at: dict[str, float] = {}
         self._known: dict[str, str] = {}
 
@@ -98,6 +108,8 @@ class Boards:
         for uuid, host in self._hosts.items():
             if not host.up:
                 self._off_at[uuid] = now
+            if not self._lives(host):
+                self._last_mute[uuid] = now
             if host.up and self._reached(host):
                 self._unreached_since.pop(uuid, None)
             else:
@@ -116,13 +128,20 @@ class Boards:
         if not found or found[0][1] == "Ordered":
             self._violated("I15", f"host {host.name} is switched off, and no record says that it may be")
             return
-        heard = now - self._last_unreached.get(uuid, -1e9)
         closed = {of for (of,) in self._rows("SELECT uuid FROM hosts WHERE state = 'Maintenance'")}
         silent = [u for u, since in self._unreached_since.items() if now - since > SHORT_SECONDS and u not in closed]
         if found[0][0] == "Silence" and len(silent) > MOST_AT_A_TIME:
             self._violated("I15", f"host {host.name} is switched off while {len(silent)} hosts are silent")
-        if found[0][0] == "Silence" and heard > HEARD_SECONDS:
-            self._violated("I15", f"host {host.name} is switched off, and was reached for {heard:.0f} s")
+        if found[0][0] == "Silence":
+            self._must_be_dead(uuid, "switched off")
+
+    def _must_be_dead(self, uuid: str, what: str) -> None:
+        """Nobody who could say so reaches the host, and its kernel does not answer them all."""
+        now, name = self._now(), self._hosts[uuid].name
+        if (heard := now - self._last_unreached.get(uuid, -1e9)) > HEARD_SECONDS:
+            self._violated("I15", f"host {name} is {what}, and was reached for {heard:.0f} s")
+        if (lived := now - self._last_mute.get(uuid, -1e9)) > HEARD_SECONDS:
+            self._violated("I15", f"host {name} is {what}, and its kernel answered for {lived:.0f} s")
 
     def committed(self) -> None:
         """After every transaction: fences that began, and those that are over."""
@@ -142,6 +161,8 @@ class Boards:
         closed = {uuid for (uuid,) in self._rows("SELECT uuid FROM hosts WHERE state = 'Maintenance'")}
         if host in closed:
             self._violated("I15", f"host {host} is fenced by itself, and is under maintenance")
+        self.watch()
+        self._must_be_dead(host, "fenced by itself")
         (count,) = self._rows(
             "SELECT count(*) FROM fences WHERE cause = 'Silence' AND (orders > 0 OR state != 'Withdrawn')"
         )[0]

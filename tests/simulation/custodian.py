@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.simulation.hosts import EXECUTING, TOMBSTONE, Machine, SimulatedMachineHost
 from tests.simulation.loop import Process
-from tests.simulation.metal import CLEANING
+from tests.simulation.metal import CLEANING, cleaner_of
 
 Query = Callable[..., list[tuple[Any, ...]]]
 
@@ -61,8 +61,14 @@ class Custodian:
     def volume_deleted(self, host: str, name: str, process: str) -> None:
         """A volume was deleted for itself, not with its machine."""
         instance, _, attempt = name.removesuffix(".root").split(".", 2)[2].partition(".")
-        if not self._on_record(host, instance, int(attempt), name):
+        cleaned = instance == cleaner_of(host) and self._cleaning_is_over(host, int(attempt))
+        if not cleaned and not self._on_record(host, instance, int(attempt), name):
             self._violated("I15", f"{process} deleted volume {name} on {host} without a record")
+
+    def _cleaning_is_over(self, host: str, attempt: int) -> bool:
+        """Whether the host's row says that this attempt to clean it is none any more."""
+        ((state, count),) = self._rows("SELECT cleaning, cleaning_count FROM hosts WHERE uuid = ?", host)
+        return bool(int(count) >= attempt + (state == "Cleaning"))
 
     def _may_end(self, host: str, machine: Machine) -> bool:
         if self._on_record(host, machine.instance, machine.attempt, machine.uuid):

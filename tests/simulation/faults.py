@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from service.failpoints import NAMES
 from tests.simulation import card_faults, hosts, strangers
-from tests.simulation.boards import WATCH_SECONDS, in_turn
+from tests.simulation.boards import WATCH_SECONDS, from_one, in_turn
 from tests.simulation.hosts import SimulatedMachineHost
 from tests.simulation.loop import Life
 from tests.simulation.world import CALL_FAULTS, DATABASE_FAULTS, HOST_FAULTS, PointFault, World
@@ -78,6 +78,9 @@ async def deaths(world: World) -> None:
     if in_turn(world.seed):
         await _deaths_in_turn(world)
         return
+    if from_one(world.seed):
+        await _silence_to_one(world)
+        return
     while world.faulty:
         world.boards.watch()
         await asyncio.sleep(WATCH_SECONDS)
@@ -114,6 +117,41 @@ async def _deaths_in_turn(world: World) -> None:
         gone.add(host.name)
         world.stats["hosts fell silent"] += 1
         _cut(world, "*", host, 600.0)
+
+
+async def _silence_to_one(world: World) -> None:
+    """One host with members at a time: one replica does not reach it, as others do, or its hypervisor's daemon stops
+    while its guests run. Who alone sees a silent host is the one that judges it."""
+    dice = world.random
+    await asyncio.sleep(dice.uniform(10.0, 25.0))
+    until = 0.0
+    while world.faulty:
+        world.boards.watch()
+        await asyncio.sleep(WATCH_SECONDS)
+        lived_on = [h for h in world.hosts.values() for m in h.machines.values() if h.up and m.state == hosts.RUNNING]
+        if world.loop.time() < until or not lived_on:
+            continue
+        until = world.loop.time() + 130.0
+        who = dice.choice(("daemon", *(r.name for r in world.replicas)))
+        _half_death(world, who, dice.choice(lived_on), 120.0)
+
+
+async def half_deaths(world: World) -> None:
+    """Beside all else: hosts that one replica alone does not reach, and hosts whose hypervisor's daemon stops while
+    their guests run. Of dice of its own, so that all else in a seed is the same."""
+    dice = random.Random(f"half deaths {world.seed}")
+    while world.faulty and not in_turn(world.seed) and not from_one(world.seed):
+        await asyncio.sleep(WATCH_SECONDS)
+        if dice.random() > 1 / 60:
+            continue
+        host = dice.choice(list(world.hosts.values()))
+        who = dice.choice(("daemon", *(r.name for r in world.replicas)))
+        _half_death(world, who, host, dice.choice((90.0, 150.0, 300.0)))
+
+
+def _half_death(world: World, who: str, host: SimulatedMachineHost, seconds: float) -> None:
+    world.stats["a daemon stopped" if who == "daemon" else "one replica was cut off a host"] += 1
+    _cut(world, who, host, seconds)
 
 
 def draw_stale(world: World) -> None:

@@ -20,6 +20,11 @@ SHARE = 0.2
 """Of the seeds without a theme, how many have such machines."""
 
 
+def cleaner_of(host: str) -> str:
+    """What stands in an instance's place on the machine that cleans this host."""
+    return uuid.uuid5(_CLEANERS, host).hex
+
+
 class BareMetal:
     """Which hosts are such machines, and what must never happen with them (ARCHITECTURE I2)."""
 
@@ -103,9 +108,7 @@ class BareMetal:
         """What stands in an instance's place where a machine is being cleaned."""
         if not self._several:
             return frozenset()
-        return frozenset(
-            uuid.uuid5(_CLEANERS, host).hex for (host,) in self._rows("SELECT uuid FROM hosts WHERE cleaning != ''")
-        )
+        return frozenset(cleaner_of(host) for (host,) in self._rows("SELECT uuid FROM hosts WHERE cleaning != ''"))
 
     def committed(self) -> None:
         """After every transaction: each member is on a host of its type, alone on a machine, with all of it, and none

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Coroutine
 from functools import cache
 from types import SimpleNamespace
@@ -23,10 +24,11 @@ from service.app.seats import StoredSeats
 from service.domain.catalog import ModelService
 from service.domain.cleaning import DEADLINE_MS, Wipe
 from service.domain.devices import DeviceRules
-from service.domain.fleet import Bmc, Host, Overcommit, Zone
+from service.domain.fleet import Bmc, Host, HostAddress, Overcommit, Zone
 from service.domain.ownership import Installation
 from service.domain.tenants import Quota
 from service.drivers.base import HostFacts
+from service.drivers.knocking import Answer, Heard
 from service.planning.fleet_reader import FleetReader
 from service.reconcile import cleaning, manager, owners, sight
 from service.reconcile.adoption import Adoption
@@ -158,6 +160,7 @@ class Replica:
         self.clock_offset_ms = int(world.random.choice((0.0, world.random.uniform(-600.0, 600.0))) * 1000)
         self.machine = world.random.choice(("here", name))
         self.serving = False
+        self._dice = random.Random(f"knocks {world.seed} {name}")
         self._calls: dict[asyncio.Future[Any], None] = {}  # as asked: a set's order is that of addresses
         self.groups: Groups
         self.evacuation: Evacuation
@@ -222,7 +225,7 @@ class Replica:
         self.roller = Roller(store, planner, FleetReader(), calls.live_targets, custody, metrics(), self.clock, signals)
         self.fencer = Fencer(
             store, monitors, custody, metrics(), context.clock, self.process.name, self._switch,
-            group_due=signals.group_due, new_uuid=world.new_uuid,
+            group_due=signals.group_due, new_uuid=world.new_uuid, knock=self._knock,
         )  # fmt: skip
         cleaning.GRACE_SECONDS = world.metal.grace
         self.cleaner = Cleaner(store, monitors, custody, metrics(), context.clock, self.process.name)
@@ -268,6 +271,15 @@ class Replica:
 
     def _switch(self, bmc: Bmc) -> SimulatedSwitch:
         return SimulatedSwitch(self.world, self.process, self.world.boards.boards[bmc.address.address])
+
+    async def _knock(self, address: HostAddress) -> Answer:
+        """Ask the kernel of the host of this name; its word is lost at times."""
+        world, host = self.world, self.world.hosts[address.address]
+        await asyncio.sleep(0.01)
+        if world.kernel_answers(host, self.name) and not (world.faulty and self._dice.random() < 0.1):
+            return Answer(Heard.ALIVE, "it refuses connections")
+        await asyncio.sleep(3.0)
+        return Answer(Heard.NOTHING)
 
     async def _first_contact(self, host: Host) -> HostFacts:
         """What a host that is not of the fleet yet says of itself."""

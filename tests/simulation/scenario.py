@@ -159,7 +159,7 @@ async def _play(world: World) -> None:
         keeper = card_faults.Keeper(world)
         tasks += [asyncio.create_task(w, name="devices") for w in (card_faults.storm(world), keeper.run())]
     if world.theme == boards.THEME:
-        tasks.append(asyncio.create_task(faults.deaths(world), name="deaths"))
+        tasks += [asyncio.create_task(w(world), name="deaths") for w in (faults.deaths, faults.half_deaths)]
     operator = {"removal": Remover, "balance": Balancer}.get(world.theme, Operator)(world)
     busy = dice.random() < (0.3 if world.theme == "room" else 0.5) or world.theme in ("removal", "moves", "balance")
     works = asyncio.create_task(operator.run(), name="operator") if busy else None
@@ -330,7 +330,7 @@ def _fleet(world: World) -> Fleet:
             MEMORY: dice.choice((5, 9) if tight else (17, 33)) * GIB,
         }
         board = Bmc(HostAddress("redfish", "tls", uuid), Fencing.AUTO) if fences else None
-        hosts[uuid] = Host(uuid, f"host{number}", ZONE, HostAddress("simulated"), bmc=board)
+        hosts[uuid] = Host(uuid, f"host{number}", ZONE, HostAddress("simulated", address=uuid), bmc=board)
         world.hosts[uuid] = SimulatedMachineHost(
             uuid, f"host{number}", ZONE, world.pinned.divide(total), world.loop.time, world.changed
         )

@@ -49,6 +49,13 @@ def test_what_guests_say_and_their_silence_decide_what_is_told_of_their_group() 
     _run(1, "--theme", "guests", "--within", "5")
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("theme", "count"), [("fence", 12), ("metal", 6)])
+def test_what_hypervisors_and_machines_do_by_their_bmcs_breaks_nothing(theme: str, count: int) -> None:
+    """Half a minute each: these seeds are long."""
+    _run(1, "--theme", theme, "--seeds", str(count))
+
+
 # In the second a backup is put back, which an address was taken after.
 @pytest.mark.parametrize("seed", [11, 1_000_004])
 def test_a_seed_replays_exactly_in_another_process(seed: int) -> None:

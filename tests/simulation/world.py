@@ -15,7 +15,7 @@ from tests.simulation.custodian import Custodian
 from tests.simulation.database import Database
 from tests.simulation.guests import Starts
 from tests.simulation.hosts import Machine, SimulatedMachineHost
-from tests.simulation.loop import LEASE, PROCESS, Killed, Process, SimulatedLoop
+from tests.simulation.loop import LEASE, PROCESS, Killed, Life, Process, SimulatedLoop
 from tests.simulation.metal import CLEANING, BareMetal
 from tests.simulation.observer import Observer
 from tests.simulation.pinned import Pinned
@@ -98,7 +98,12 @@ class World:
         self.cards = Cards(self.database.rows, lambda: self.loop.time(), self.hosts, self.observer.violated)
         self.at_rest = AtRest(self.database.rows, self.machines, self.observer)
         self.boards = Boards(
-            self.database.rows, self.hosts, lambda: self.loop.time(), self.reached, self.observer.violated
+            self.database.rows,
+            self.hosts,
+            lambda: self.loop.time(),
+            self.reached,
+            self.kernel_answers,
+            self.observer.violated,
         )
         self.starts = Starts(self.database.rows, self.machines, self.observer.violated)
         self.custodian = Custodian(self.database.rows, lambda: self.loop.time(), self.hosts, self.observer.violated)
@@ -234,11 +239,17 @@ class World:
     def reaches(self, process: Process, host: SimulatedMachineHost) -> bool:
         """Whether messages pass between this replica and this host now."""
         replica = process.name.split(".")[0]
-        return host.up and (replica, host.uuid) not in self.cut and ("*", host.uuid) not in self.cut
+        return host.up and not any((who, host.uuid) in self.cut for who in (replica, "*", "daemon"))
+
+    def kernel_answers(self, host: SimulatedMachineHost, replica: str = "") -> bool:
+        """Whether the host is on, and its network leads to this replica; or, without one, to all of them."""
+        cut = {who for who, uuid in self.cut if uuid == host.uuid} - {"daemon"}
+        return host.up and not (cut & {replica, "*"} if replica else cut)
 
     def reached(self, host: SimulatedMachineHost) -> bool:
-        """Whether any replica that lives reaches the host now."""
-        return any(r.process.alive and self.reaches(r.process, host) for r in self.replicas)
+        """Whether any replica reaches the host now and can say so: it runs, and reaches the database."""
+        able = [r for r in self.replicas if r.process.life is Life.RUNNING and (r.name, DATABASE) not in self.cut]
+        return any(self.reaches(r.process, host) for r in able)
 
     def rename(self, host: SimulatedMachineHost, uuid: str) -> None:
         """The machine comes into the fleet as another host from now on."""
