@@ -20,15 +20,13 @@ import pytest
 from corral.v1 import deploy_pb2, fleet_pb2, group_pb2
 
 from tests.integration.test_service_on_hypervisors import ENTRY, SMALL, ZONE, sweep
-from tests.lab.fixtures import GuestImage, capability_cache, guest_image
+from tests.lab.fixtures import GuestImage, capability_cache
 from tests.lab.fleet import Lab
 from tests.lab.hypervisor import Hypervisor
 from tests.lab.namespaces import wait_until
 from tests.lab.requirements import program, why_not
 from tests.support.bmc import ACCOUNT, Bmc
 from tests.support.process import CorralProcess
-
-__all__ = ["guest_image"]
 
 pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.timeout(1500)]
 

@@ -16,17 +16,14 @@ import pytest
 from corral.v1 import deploy_pb2, fleet_pb2
 
 from tests.baremetal.emulator import OVMF
-from tests.baremetal.machines import DISK_BYTES, Relay, machines
+from tests.baremetal.machines import DISK_BYTES, Relay, machines, tidy
 from tests.baremetal.test_baremetal import FIRMWARES, LEFT, MANY_SECONDS, Site, configuration, nodes
-from tests.integration.test_service_on_hypervisors import sweep
-from tests.lab.fixtures import GuestImage, guest_image, lab
+from tests.lab.fixtures import GuestImage
 from tests.lab.fleet import Lab
 from tests.lab.namespaces import wait_until
 from tests.service.rpc.test_machines import free_port
 from tests.support import ROOT
 from tests.support.process import CorralProcess
-
-__all__ = ["guest_image", "lab"]
 
 pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -80,7 +77,7 @@ stop_grace_ms = 3000
                 yield found
             finally:
                 corral.kill()
-                sweep(lab[0].uri)
+                tidy(lab[0])
     finally:
         relay.close()
 

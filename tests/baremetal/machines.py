@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import libvirt
 
 from tests.baremetal.emulator import ACCOUNT, OVMF, PASSWORD
+from tests.integration.test_service_on_hypervisors import sweep
 from tests.lab.fleet import Lab
 from tests.lab.hypervisor import Hypervisor
 from tests.support.certificates import certificate
@@ -155,43 +157,57 @@ def machines(
     """
     hypervisor = lab[len(lab.hypervisors) - 1]
     place_of_images = hypervisor.directory / IMAGES.lstrip("/")
-    place_of_images.mkdir(parents=True, exist_ok=True)
     made: list[Machine] = []
-    processes: list[subprocess.Popen[str]] = []
-    with closing(libvirt.open(hypervisor.uri)) as connection:
-        pool = connection.storagePoolDefineXML(
-            f"<pool type='dir'><name>default</name><target><path>{IMAGES}</path></target></pool>"
-        )
+    with ExitStack() as left:  # each is taken away whatever becomes of the others: the next site has the same names
+        place_of_images.mkdir(parents=True, exist_ok=True)
+        left.callback(shutil.rmtree, place_of_images)
+        connection = left.enter_context(closing(libvirt.open(hypervisor.uri)))
+        left.enter_context(_pool(connection))
+        for number, (name, firmware) in enumerate(firmwares.items(), start=1):
+            machine, loader, bus, disk, card = _FIRMWARE[firmware]
+            own, mac = str(uuid.uuid4()), f"52:54:00:77:00:{number:02x}"
+            for kind in ("raw", "nvme"):
+                with (place_of_images / f"{name}.{kind}").open("wb") as file:
+                    file.write(system.read_bytes() if system is not None and kind == "raw" else b"")
+                    file.truncate(DISK_BYTES)
+            text = _DOMAIN.format(
+                virt=virt, name=name, uuid=own, machine=machine, loader=loader.format(name=name), images=IMAGES,
+                disk=disk, bus=bus, mac=mac, card=card, more=_NVME.format(images=IMAGES, name=name) if nvme else "",
+            )  # fmt: skip
+            left.callback(_undefine, connection, name)
+            connection.defineXML(text)
+            place = directory / name
+            place.mkdir()
+            port = left.enter_context(_bmc(place, hypervisor.uri))
+            made.append(Machine(name, own, mac, place, port, hypervisor, clean))
+        yield made
+
+
+@contextmanager
+def _pool(connection: libvirt.virConnect) -> Iterator[None]:
+    """The one that the emulators put images into."""
+    pool = connection.storagePoolDefineXML(
+        f"<pool type='dir'><name>default</name><target><path>{IMAGES}</path></target></pool>"
+    )
+    try:
         pool.create()
         try:
-            for number, (name, firmware) in enumerate(firmwares.items(), start=1):
-                machine, loader, bus, disk, card = _FIRMWARE[firmware]
-                own, mac = str(uuid.uuid4()), f"52:54:00:77:00:{number:02x}"
-                for kind in ("raw", "nvme"):
-                    with (place_of_images / f"{name}.{kind}").open("wb") as file:
-                        file.write(system.read_bytes() if system is not None and kind == "raw" else b"")
-                        file.truncate(DISK_BYTES)
-                text = _DOMAIN.format(
-                    virt=virt, name=name, uuid=own, machine=machine, loader=loader.format(name=name), images=IMAGES,
-                    disk=disk, bus=bus, mac=mac, card=card, more=_NVME.format(images=IMAGES, name=name) if nvme else "",
-                )  # fmt: skip
-                connection.defineXML(text)
-                place = directory / name
-                place.mkdir()
-                process, port = _bmc(place, hypervisor.uri)
-                processes.append(process)
-                made.append(Machine(name, own, mac, place, port, hypervisor, clean))
-            yield made
+            yield
         finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-                assert process.stdout is not None
-                process.stdout.close()
-            for name in firmwares:
-                _undefine(connection, name)
             pool.destroy()
-            pool.undefine()
+    finally:
+        pool.undefine()
+
+
+def tidy(hypervisor: Hypervisor) -> None:
+    """Take away what a service has left there that was killed: domains, its owner's mark, disks of members."""
+    sweep(hypervisor.uri)
+    with closing(libvirt.open(hypervisor.uri)) as connection:
+        for pool in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
+            pool.refresh()
+            for volume in pool.listAllVolumes():
+                if not volume.name().startswith("corral-base."):
+                    volume.delete()
 
 
 def _undefine(connection: libvirt.virConnect, name: str) -> None:
@@ -202,7 +218,9 @@ def _undefine(connection: libvirt.virConnect, name: str) -> None:
             domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
 
 
-def _bmc(directory: Path, uri: str) -> tuple[subprocess.Popen[str], int]:
+@contextmanager
+def _bmc(directory: Path, uri: str) -> Iterator[int]:
+    """The port at which an emulator serves."""
     pem, key = certificate()
     (directory / "bmc.pem").write_bytes(pem)
     (directory / "bmc.key").write_bytes(key)
@@ -215,9 +233,14 @@ def _bmc(directory: Path, uri: str) -> tuple[subprocess.Popen[str], int]:
             stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **ENVIRONMENT, "TMPDIR": str(directory)},
         )  # fmt: skip
     assert process.stdout is not None
-    if not (port := process.stdout.readline().strip()):
-        raise AssertionError(f"the emulator did not start: {(directory / 'log').read_text()[-2000:]}")
-    return process, int(port)
+    try:
+        if not (port := process.stdout.readline().strip()):
+            raise AssertionError(f"the emulator did not start: {(directory / 'log').read_text()[-2000:]}")
+        yield int(port)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 class Relay:

@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import json
+import re
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2, group_pb2
 
 from tests.baremetal.emulator import OVMF
-from tests.baremetal.machines import DISK_BYTES, Machine, Relay, machines
-from tests.integration.test_service_on_hypervisors import ZONE, sweep
-from tests.lab.fixtures import GuestImage, guest_image, lab
+from tests.baremetal.machines import DISK_BYTES, Machine, Relay, machines, tidy
+from tests.integration.test_service_on_hypervisors import ZONE
+from tests.lab.fixtures import GuestImage
 from tests.lab.fleet import Lab
 from tests.lab.namespaces import wait_until
 from tests.service.rpc.test_machines import free_port
 from tests.support import ROOT
 from tests.support.process import CorralProcess
 
-__all__ = ["guest_image", "lab"]
-
 pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 VIRTUAL, METAL = "f1e135835fee363c9f57ed8232023886", "f1e135835fee363c9f57ed8232023887"
 MANY_SECONDS = 900
+MEMBER = re.compile(r"corral-[0-9a-f]{32}-\d+")
 FIRMWARES = {"metal-bios": "bios", "metal-uefi": "uefi"}
 
 
@@ -93,7 +97,7 @@ def site(lab: Lab, guest_image: GuestImage, metal_image: Path, tmp_path: Path) -
                 yield found
             finally:
                 corral.kill()
-                sweep(lab[0].uri)
+                tidy(lab[0])
     finally:
         relay.close()
 
@@ -143,27 +147,64 @@ def nodes() -> list[group_pb2.NodeSpec]:
     return [head, group_pb2.NodeSpec(**worker), group_pb2.NodeSpec(**worker)]
 
 
+class Early(threading.Thread):
+    """Looks all the time whether a machine runs while not all are prepared, by processes and libvirt alone."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(name="early")
+        self._site = site
+        self._over = threading.Event()
+        self.found: list[str] = []
+        self.looks = 0
+
+    def run(self) -> None:
+        """Until `end`."""
+        while not self._over.wait(0.05):
+            on = [machine.name for machine in self._site.machines if machine.on()]
+            # Read after that: what is prepared stays so, and was not before it ran where it is not now.
+            if on and not self._prepared():
+                self.found += on
+            self.looks += 1
+
+    def _prepared(self) -> bool:
+        with closing(libvirt.open(self._site.lab[0].uri)) as connection:
+            made = [name for d in connection.listAllDomains() if MEMBER.fullmatch(name := d.name())]
+        return bool(made) and all(machine.drive() for machine in self._site.machines)
+
+    def end(self) -> None:
+        """No look after this."""
+        self._over.set()
+        self.join()
+
+
 def test_a_mixed_group_runs_and_is_gone(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     before, began = site.requests(), time.monotonic()
-    early: list[str] = []
     stages: dict[str, str] = {}
     running = None
+    wanted = nodes()
+    nonces = {secrets.token_hex(8) for _ in wanted}
+    for node, nonce in zip(wanted, sorted(nonces), strict=True):
+        node.name = f"node-{nonce}"
     request = deploy_pb2.DeployDistributedModelServiceRequest(
-        name="mixed", model_services=nodes(), service_creation_strategy="parallel"
+        name="mixed", model_services=wanted, service_creation_strategy="parallel"
     )
-    for message in site.corral.groups.DeployDistributedModelService(request, timeout=MANY_SECONDS):
-        event = message.event
-        if not site.machines[0].resets() and not site.machines[1].resets():
-            early += [m.name for m in site.machines if m.on()]
-        if event.WhichOneof("change") == "instance":
-            stages[event.instance.host_name] = event.instance.status
-        running = event
+    early = Early(site)
+    early.start()
+    try:
+        for message in site.corral.groups.DeployDistributedModelService(request, timeout=MANY_SECONDS):
+            event = message.event
+            if event.WhichOneof("change") == "instance":
+                stages[event.instance.host_name] = event.instance.status
+            running = event
+    finally:
+        early.end()
     assert running is not None
     consoles = "\n".join(machine.console() for machine in site.machines)
     assert running.WhichOneof("change") == "final", f"{stages}\n{consoles}"
     group = running.final
     seconds, asked = time.monotonic() - began, site.requests() - before
-    assert (group.status, early) == ("Running", []), consoles
+    assert (group.status, early.found) == ("Running", []), consoles
+    assert early.looks
     assert {i.host_name for i in group.instances} == {"hv1", *FIRMWARES}
     assert [machine.resets() for machine in site.machines] == [["On"], ["On"]]
     health = {i.host_name: site.lab.get_json(i.addresses[0]) for i in group.instances}
@@ -172,6 +213,10 @@ def test_a_mixed_group_runs_and_is_gone(site: Site, capsys: pytest.CaptureFixtur
     for machine in site.machines:
         assert health[machine.name]["machine_uuid"].lower() == machine.uuid
         assert machine.drive()
+    # Each guest has read what this very deploy told its own member.
+    assert {told["name"].removeprefix("node-") for told in health.values()} == nonces
+    for member in group.instances:
+        assert (health[member.host_name]["instance"], health[member.host_name]["name"]) == (member.uuid, member.name)
     rest, rested = site.requests(), time.monotonic()
     wait_until(lambda: time.monotonic() > rested + 20, 60, "rest to be measured")
     at_rest = (site.requests() - rest) / (time.monotonic() - rested) / len(site.machines)
