@@ -32,7 +32,6 @@ from service.app.paging import Page
 from service.app.promised import check_quota, ends, may_wait, priority, promised
 from service.app.updates import GroupUpdates
 from service.app.visibility import project_of, require_visible, visible
-from service.domain.catalog import ModelService
 from service.domain.events import Event, EventKind
 from service.domain.fleet import Host
 from service.domain.groups import Group, GroupPhase, GroupStatus, Instance, PlacementRecord
@@ -59,6 +58,7 @@ from service.store import (
     quotas,
     requests,
 )
+from service.store.basis import Basis, basis
 from service.store.codec import canonical
 from service.store.connection import Connection
 from service.store.engine import Store
@@ -122,10 +122,12 @@ class Groups(GroupUpdates):
             known = repeated(connection, caller, _DEPLOY, request.request_id, body_hash)
             if known is not None:
                 return known, 0
-            admitted = self._admitted(connection, caller, request, now, keep=True)
-            alternatives.first_that(admitted, lambda one: check_quota(connection, one))
+            stands = basis(connection, caller.project)
+            admitted = self._admitted(connection, caller, request, now, stands, keep=True)
+            if stands.limited:
+                alternatives.first_that(admitted, lambda one: check_quota(connection, one))
             if admitted.waiting is None:
-                alternatives.first_that(admitted, lambda one: addresses.require_free(connection, one.instances))
+                alternatives.first_that(admitted, lambda one: addresses.require_free(connection, one.instances, stands))
             committing.append(admitted.uuid)
             group = accepted(connection, admitted, now, offer and offer.held(now))
             before = group.revision - 1
@@ -200,15 +202,16 @@ class Groups(GroupUpdates):
         self, connection: Connection, caller: Caller, request: DeployRequest
     ) -> tuple[Group, Mapping[str, Host], Snapshot]:
         """The group as a deploy would store it, and the fleet. Raises what a deploy raises before it is planned."""
-        group = self._admitted(connection, caller, request, clock.now(connection), keep=False)
-        alternatives.first_that(group, lambda one: self._has_leave(connection, one))
+        stands = basis(connection)
+        group = self._admitted(connection, caller, request, clock.now(connection), stands, keep=False)
+        alternatives.first_that(group, lambda one: self._has_leave(connection, one, stands))
         hosts, snapshot = self._fleet_reader.read(connection)
         return group, hosts, snapshot
 
-    def _has_leave(self, connection: Connection, group: Group) -> None:
+    def _has_leave(self, connection: Connection, group: Group, stands: Basis) -> None:
         """Raises QuotaExceeded, NoAddresses."""
         quotas.foresee(connection, group.project, promised(connection, group))
-        addresses.require_free(connection, group.instances)
+        addresses.require_free(connection, group.instances, stands)
 
     async def _planned(
         self, caller: Caller, request: DeployRequest, seconds: float | None
@@ -327,14 +330,13 @@ class Groups(GroupUpdates):
         return self._feed.watch(revision, group_uuid=group_uuid, project=project_of(caller))
 
     def _admitted(
-        self, connection: Connection, caller: Caller, request: DeployRequest, now: int, *, keep: bool
+        self, connection: Connection, caller: Caller, request: DeployRequest, now: int, stands: Basis, *, keep: bool
     ) -> Group:
-        """The group as it would be stored. `keep`: in a transaction that writes.
+        """The group as it would be stored. `keep`: in a transaction that writes, which has read `stands`.
 
         Raises InvalidArgument, NotFound, AlreadyExists, WrongState (a secret that cannot be decrypted).
         """
-        catalogue: Mapping[str, ModelService] = fleet.model_services(connection)
-        zones = fleet.zones(connection)
+        catalogue, zones = stands.catalogue, stands.zones
         knows_secret = self._secrets.usable(connection, caller.project, keep=keep)
 
         def admitted(asked: GroupSpec) -> GroupSpec:

@@ -229,6 +229,11 @@ def pool_use(pool: tuple[str, str], held: Collection[str], foreign: Collection[s
     )
 
 
+def size_of(network: Network) -> int:
+    """How many addresses the network gives out."""
+    return sum(number_of(high) - number_of(low) + 1 for low, high in network.pools)
+
+
 def in_subnet(address: str, network: Network) -> bool:
     """Whether the address is one of the network's."""
     return bool(network.subnet) and ip_address(address) in ip_network(network.subnet)

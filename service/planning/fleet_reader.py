@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from placement import model
 from placement.model import Snapshot
+from service.domain.catalog import ModelService
 from service.domain.devices import Device
 from service.domain.fleet import GPU, Host, Size
 from service.domain.fleet import Host as FleetHost
@@ -63,8 +64,12 @@ class FleetReader:
     def __init__(self) -> None:
         self._memory = _NOTHING
 
-    def read(self, connection: Connection) -> tuple[Mapping[str, Host], model.Snapshot]:
-        """All hosts by uuid, and the snapshot made of them; both are kept and must be treated as read-only.
+    def read(
+        self, connection: Connection, *, apart: bool = True, catalogue: Mapping[str, ModelService] | None = None
+    ) -> tuple[Mapping[str, Host], model.Snapshot]:
+        """All hosts by uuid, and the snapshot made of them; both are kept and must be treated as read-only. `apart`:
+        False where this transaction has seen that no group is to be apart from another one; `catalogue`: as it has
+        read it.
 
         The transaction must not be one whose writes may still be taken back.
         """
@@ -72,12 +77,13 @@ class FleetReader:
         moment = changed_hosts.moment(connection)
         # Of a moment that is no later than what is kept, nothing of that may be used.
         before = kept if kept.moment is not None and kept.moment.is_before(moment) else _NOTHING
-        apart = groups.keeping_apart(connection)
-        fresh, gone = _changed(connection, before, moment, apart)
+        others = groups.keeping_apart(connection) if apart else {}
+        fresh, gone = _changed(connection, before, moment, others)
         if fresh or gone:
-            before = _renewed(before, gone, apart, fresh)
+            before = _renewed(before, gone, others, fresh)
         before = replace(before, moment=moment)
-        sizes = translate.catalogue_sizes(fleet.model_services(connection).values())
+        entries = fleet.model_services(connection) if catalogue is None else catalogue
+        sizes = translate.catalogue_sizes(entries.values())
         flavours = translate.flavours(sizes + before.sizes, before.graded)
         if flavours != before.snapshot.flavours:
             before = replace(before, snapshot=before.snapshot.updated(flavours=flavours))
@@ -118,8 +124,7 @@ def _changed(
     gone: frozenset[str] = frozenset()
     if some is None or some:
         hosts = fleet.hosts(connection, some)
-        seated = claims.seated(connection, some)
-        sizes, pinned = claims.sizes_and_cells(connection, some)
+        seated, sizes, pinned = claims.held(connection, some)
         units = _devices(connection, hosts, some)
         for uuid, host in hosts.items():
             # What is claimed of bare metal is more than was asked.
@@ -157,8 +162,8 @@ def read_fleet(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapsho
     """All hosts, and the snapshot made of them, read in full; `FleetReader` gives the same and reads what changed."""
     hosts = fleet.hosts(connection)
     sizes = catalogue_sizes(fleet.model_services(connection).values())
-    claimed, pinned = claims.sizes_and_cells(connection)
+    seated, claimed, pinned = claims.held(connection)
     for uuid, of_host in claimed.items():
         sizes.update(() if hosts[uuid].bare_metal else of_host)
     apart, units = groups.keeping_apart(connection), _devices(connection, hosts, None)
-    return hosts, snapshot(hosts, claims.seated(connection), apart, sizes, pinned, units)
+    return hosts, snapshot(hosts, seated, apart, sizes, pinned, units)

@@ -25,11 +25,12 @@ from service.planning.planner import Planned
 from service.reconcile import shaping
 from service.reconcile.context import WorkerContext
 from service.reconcile.evictions import Evicting
+from service.reconcile.fleet_look import Booked, look
 from service.reconcile.outcomes import EffectResult, Sends
 from service.reconcile.reserving import Reserving
 from service.reconcile.room_making import MOST_TRIES, RoomMaking
 from service.reconcile.standing_in_line import Line
-from service.store import addresses, bookings, fleet
+from service.store import bookings, fleet
 from service.store.addresses import Shortages
 from service.store.claims import ClaimLost
 from service.store.connection import Connection
@@ -48,8 +49,6 @@ UNDECIDED_PATIENCE_MS = 600_000
 MOVE_PATIENCE_MS = 60_000
 """The same for the target of a live move: a member can always be moved by a restart instead."""
 MOST_DOUBLINGS = 3
-Booked = Mapping[str, tuple[str, tuple[int, ...]]]
-"""Member -> the host where a seat is kept for it, and its cells there."""
 
 
 @dataclass(slots=True)
@@ -156,18 +155,10 @@ class Placing:
 
     async def _gang_once(self, group: Group, sends: Sends, attempt: int, *, alone: bool) -> EffectResult | None:
         # After a lost race all of it is read: what was kept of the fleet may be why.
-        read = self.context.fleet_reader.read if attempt == 1 else fleet_reader.read_fleet
-        pending = [m.uuid for m in group.instances if m.status is InstanceStatus.PENDING]
-        now = self.now()
-
-        def look(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapshot, Booked, Shortages, bool]:
-            claiming.held_back(connection, group, pending)  # before anybody takes the trouble to plan
-            turn = self.line.look(connection, group, now)
-            fleet_now, kept = read(connection), bookings.booked(connection, pending)
-            waiting = [m for m in group.instances if m.uuid in pending and m.uuid not in kept]
-            return *fleet_now, kept, addresses.require_free(connection, waiting), turn
-
-        hosts, snapshot, booked, short, turn = await self.context.store.read(look)
+        reader, now = self.context.fleet_reader if attempt == 1 else None, self.now()
+        hosts, snapshot, booked, short, turn = await self.context.store.read(
+            lambda c: look(c, reader, self.line, group, now)
+        )
         if booked:
             return await self._booked(group, hosts, booked)
         if not turn:

@@ -44,13 +44,14 @@ class Line:
     turn: Turn | None = None
     rest_ms: int = 0
 
-    def look(self, connection: Connection, group: Group, now: int) -> bool:
+    def look(self, connection: Connection, group: Group, now: int, *, anybody: bool = True) -> bool:
         """Whether it is the group's turn. Members that were placed before, and those that join, do not stand in line:
-        their group serves. One that was evicted, and waits again, does."""
+        their group serves. One that was evicted, and waits again, does. `anybody`: False where this transaction has
+        seen that nobody waits."""
         self.turn = None
         may_wait = group.waiting is not None
         began = group.served or group.starts or any(m.attempt > 1 or _has_seat(m.status) for m in group.instances)
-        if began and not may_wait:
+        if (began or not anybody) and not may_wait:
             return True
         queue, shares = waiting.queue(connection, now, group.project, counted=may_wait)
         if not queue.waiters and not may_wait:

@@ -9,13 +9,10 @@ from ipaddress import ip_address
 from itertools import chain, islice
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
-    Table,
     bindparam,
     delete,
     exists,
-    func,
     insert,
     literal,
     or_,
@@ -37,9 +34,11 @@ from service.domain.network import (
     in_subnet,
     number_of,
     pool_use,
+    size_of,
 )
 from service.errors import NoAddresses
 from service.store import schema
+from service.store.basis import Basis
 from service.store.claims import ClaimLost
 from service.store.codec import decode_known
 from service.store.statement import Statement, among
@@ -55,12 +54,6 @@ class _Known:
 
 _ADDRESSES, _FOREIGN = schema.addresses, schema.foreign_addresses
 
-
-def _number_in(table: Table) -> ColumnElement[int]:
-    """How many rows of the table are of the zone."""
-    return select(func.count()).where(table.c.zone_uuid == schema.zones.c.uuid).scalar_subquery()
-
-
 _KNOWN_IN = (
     select(_ADDRESSES.c.zone_uuid, _ADDRESSES.c.address, _ADDRESSES.c.instance_uuid).where(
         among(_ADDRESSES.c.zone_uuid, "zones")
@@ -74,12 +67,6 @@ _NETWORK = "network"
 _ZONES = select(schema.zones.c.uuid, schema.zones.c.document, literal(_NETWORK).label("instance_uuid"))
 # As `_KNOWN`, and the zones themselves: what they plan is read with what of it is taken.
 _PLANNED = Statement(union_all(_ZONES.where(among(schema.zones.c.uuid, "zones")), *_KNOWN_IN))
-_HOSTS = schema.hosts
-_TAKEN = Statement(
-    select(schema.zones, (_number_in(_ADDRESSES) + _number_in(_FOREIGN)).label("taken"))
-    .where(select(_HOSTS.c.uuid).where(_HOSTS.c.zone_uuid == schema.zones.c.uuid).exists())
-    .order_by(schema.zones.c.uuid)
-)
 _KEEP = Statement(
     update(_ADDRESSES).where(_ADDRESSES.c.zone_uuid == bindparam("in"), _ADDRESSES.c.address == bindparam("at")),
     ("attempt",),
@@ -228,18 +215,15 @@ class Shortages:
     none: frozenset[str] = frozenset()
 
 
-def require_free(connection: Connection, members: Sequence[Instance]) -> Shortages:
+def require_free(connection: Connection, members: Sequence[Instance], known: Basis) -> Shortages:
     """That the zones in which these members may be placed can have addresses enough for them; and the zones that
     cannot take all of them. Raises NoAddresses: by no placement can each have one."""
-    zones = _TAKEN.all(connection)
-    networks = ((row, decode_known(Zone, row.document).network) for row in zones)
-    planned = {row.uuid: (network, int(row.taken)) for row, network in networks if network.plans_addresses}
+    zones = {uuid: known.zones[uuid].network for uuid in sorted(known.taken)}
+    planned = {uuid: network for uuid, network in zones.items() if network.plans_addresses}
     # Where each zone has enough for all, whoever they are, it need not be known which are taken.
-    if all(
-        sum(use.free for use in _uses(n, _Known({}, set()))) - taken >= len(members) for n, taken in planned.values()
-    ):
+    if all(size_of(network) - known.taken[uuid] >= len(members) for uuid, network in planned.items()):
         return Shortages()
-    return _shortages(connection, members, {uuid: network for uuid, (network, _) in planned.items()}, len(zones))
+    return _shortages(connection, members, planned, len(zones))
 
 
 def _shortages(

@@ -69,7 +69,7 @@ def delete_model_service(connection: Connection, uuid: str, now: int) -> None:
 
 def model_services(connection: Connection) -> Mapping[str, ModelService]:
     """The catalogue by uuid."""
-    return {r.uuid: _entry(r) for r in _MODEL_SERVICES.all(connection)}
+    return {r.uuid: entry_of(r) for r in _MODEL_SERVICES.all(connection)}
 
 
 def model_service(connection: Connection, uuid: str, *, lock: bool = False) -> ModelService:
@@ -78,14 +78,14 @@ def model_service(connection: Connection, uuid: str, *, lock: bool = False) -> M
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
         raise NotFound("model service", uuid)
-    return _entry(row)
+    return entry_of(row)
 
 
 def page_of_model_services(
     connection: Connection, after: tuple[str, str] | None, limit: int
 ) -> tuple[ModelService, ...]:
     """Up to `limit` entries by name after the given key (`rows.page_key`)."""
-    return tuple(_entry(r) for r in connection.execute(rows.page(schema.model_services, after, limit)))
+    return tuple(entry_of(r) for r in connection.execute(rows.page(schema.model_services, after, limit)))
 
 
 def every_version(connection: Connection) -> Mapping[str, ModelService]:
@@ -119,7 +119,7 @@ def put_image(connection: Connection, image: RegisteredImage, *, now: int | None
     fleet_events.append(connection, FleetChange.CATALOGUE, image.uuid, "", at)
     table = schema.model_services
     for row in connection.execute(select(table).where(table.c.image_uuid == image.uuid).order_by(table.c.uuid)).all():
-        entry = _entry(row)
+        entry = entry_of(row)
         if entry.image != image.image:
             put_model_service(connection, replace(entry, image=image.image), now=at)
 
@@ -223,7 +223,8 @@ def _entries_of_members(connection: Connection) -> list[ModelService]:
     return [known[key] for key, count in wanted.items() if key in known for _ in range(count)]
 
 
-def _entry(row: Row[Any]) -> ModelService:
+def entry_of(row: Row[Any]) -> ModelService:
+    """From its row."""
     return replace(decode(ModelService, row.document), **rows.stamps(row))
 
 

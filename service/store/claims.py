@@ -16,9 +16,9 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal,
     or_,
     select,
-    text,
     tuple_,
     union_all,
     update,
@@ -31,7 +31,7 @@ from service.domain.groups import GroupPhase, Seat
 from service.errors import InvariantViolation
 from service.failpoints import failpoint
 from service.store import bookings, devices, schema
-from service.store.engine import FLEET_LOCK, SPARE_LOCK
+from service.store.engine import FLEET_LOCK
 from service.store.statement import Statement, among
 
 
@@ -64,9 +64,23 @@ _SEATED_HERE = Statement(
         bookings.SEATED.where(among(schema.bookings.c.host_uuid, "hosts")),
     ).order_by("host_uuid", "instance_uuid")
 )
-_SEATED_ANYWHERE = Statement(union_all(_SEATED, bookings.SEATED).order_by("host_uuid", "instance_uuid"))
-_AMOUNT = select(_CLAIMS.c.host_uuid, _CLAIMS.c.instance_uuid, _CLAIMS.c.attempt, _CLAIMS.c.resource, _CLAIMS.c.amount)
-_AMOUNTS, _AMOUNTS_HERE = Statement(_AMOUNT), Statement(_AMOUNT.where(among(_CLAIMS.c.host_uuid, "hosts")))
+# A claim whose group is gone is held all the same.
+_HOLDS = select(
+    _CLAIMS.c.host_uuid,
+    _CLAIMS.c.instance_uuid,
+    schema.groups.c.uuid.label("group_uuid"),
+    schema.groups.c.exclusive_hosts,
+    _CLAIMS.c.attempt,
+    _CLAIMS.c.resource,
+    _CLAIMS.c.amount,
+).select_from(_CLAIMS.outerjoin(schema.groups, schema.groups.c.uuid == _CLAIMS.c.group_uuid))
+_KEEPS = bookings.SEATED.add_columns(literal(0), literal(""), literal(0))
+_HELD = Statement(union_all(_HOLDS, _KEEPS))
+_HELD_HERE = Statement(
+    union_all(
+        _HOLDS.where(among(_CLAIMS.c.host_uuid, "hosts")), _KEEPS.where(among(schema.bookings.c.host_uuid, "hosts"))
+    )
+)
 _OPEN_HOST = Statement(
     update(schema.hosts)
     .where(
@@ -145,24 +159,6 @@ _BESIDE_OTHERS = Statement(
 )
 
 
-_SPARE = (
-    select(func.count())
-    .select_from(schema.hosts)
-    .where(
-        schema.hosts.c.state == HostState.ENABLED.value,
-        schema.hosts.c.status == HostStatus.CONNECTED.value,
-        schema.hosts.c.cleaning == CleaningState.OPEN.value,
-        ~select(_CLAIMS.c.host_uuid).where(_CLAIMS.c.host_uuid == schema.hosts.c.uuid).exists(),
-        ~select(_RESOURCES.c.host_uuid)
-        .where(
-            _RESOURCES.c.host_uuid == schema.hosts.c.uuid,
-            or_(_RESOURCES.c.foreign_used > 0, _RESOURCES.c.booked > 0),
-        )
-        .exists(),
-    )
-)
-
-
 class Beside(NamedTuple):
     """Of the rules of other groups, which are seldom there, whether some may be about a group's hosts: `alone`: another
     one that wants its hosts for itself has one of them; `apart`: another one is to be apart from this one."""
@@ -172,13 +168,20 @@ class Beside(NamedTuple):
 
 
 def take(
-    connection: Connection, group_uuid: str, seats: Sequence[Seat], *, alone: bool = False, there: bool = False
+    connection: Connection,
+    group_uuid: str,
+    seats: Sequence[Seat],
+    *,
+    alone: bool = False,
+    there: bool = False,
+    booked: bool = True,
 ) -> Beside:
     """Claim these seats, for the whole gang, or raise ClaimLost (the caller's transaction rolls back).
 
     Hosts and resources are touched in id order, so that concurrent gangs cannot deadlock. `alone`: the caller is
     inside `Store.claiming(alone=True)`; everybody else waits here until that is over. `there`: for machines that the
-    hosts have already, whether or not they take new ones. A seat that is booked for its member is taken out of that.
+    hosts have already, whether or not they take new ones. A seat that is booked for its member is taken out of that;
+    `booked`: False where none is.
     Returns which rules of others there may be, now that the hosts are locked.
     """
     if not alone and connection.dialect.name == "postgresql":
@@ -191,7 +194,8 @@ def take(
             guests[seat.host_uuid, resource] += 1
     _open_hosts(connection, {seat.host_uuid for seat in seats}, there=there)
     failpoint("claim.hosts_open")
-    bookings.use(connection, seats)
+    if booked:
+        bookings.use(connection, seats)
     _use(connection, sums, guests)
     failpoint("claim.used")
     rows = [
@@ -276,43 +280,43 @@ def on_host(connection: Connection, host_uuid: str) -> frozenset[tuple[str, int,
     return frozenset((r.instance_uuid, r.attempt, r.group_uuid) for r in rows)
 
 
-def seated(connection: Connection, hosts: Iterable[str] | None = None) -> Mapping[str, Sequence[tuple[str, str, bool]]]:
-    """Host uuid -> (instance, group, exclusive) of everything claimed or booked (on these hosts), for rules between
+def seated(connection: Connection, hosts: Iterable[str]) -> Mapping[str, Sequence[tuple[str, str, bool]]]:
+    """Host uuid -> (instance, group, exclusive) of everything claimed or booked on these hosts, for rules between
     groups."""
     found: dict[str, list[tuple[str, str, bool]]] = defaultdict(list)
-    every = hosts is None
-    rows = _SEATED_ANYWHERE.all(connection) if every else _SEATED_HERE.all(connection, {"hosts": sorted(hosts or ())})
-    for row in rows:
+    for row in _SEATED_HERE.all(connection, {"hosts": sorted(hosts)}):
         found[row.host_uuid].append((row.instance_uuid, row.group_uuid, row.exclusive_hosts))
     return found
 
 
-def sizes_and_cells(
-    connection: Connection, hosts: Iterable[str] | None = None
-) -> tuple[Mapping[str, Sequence[Size]], Mapping[str, Mapping[str, tuple[int, ...]]]]:
-    """Of everything claimed (on these hosts): host uuid -> what each attempt holds there, without what it holds of
-    cells; and host uuid -> instance -> the cells that it is pinned to there, of those that are."""
+class Held(NamedTuple):
+    """By host uuid. `seated`: as `seated` tells it; `sizes`: what each attempt has claimed there, without what it has
+    of cells; `pinned`: instance -> the cells that it is pinned to there, of those that are."""
+
+    seated: Mapping[str, Sequence[tuple[str, str, bool]]]
+    sizes: Mapping[str, Sequence[Size]]
+    pinned: Mapping[str, Mapping[str, tuple[int, ...]]]
+
+
+def held(connection: Connection, hosts: Iterable[str] | None = None) -> Held:
+    """Everything that is claimed or booked (on these hosts)."""
+    seats: dict[str, set[tuple[str, str, bool]]] = defaultdict(set)
     vectors: dict[str, dict[tuple[str, int], list[tuple[str, int]]]] = defaultdict(dict)
     of_cells: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
-    rows = _AMOUNTS.all(connection) if hosts is None else _AMOUNTS_HERE.all(connection, {"hosts": sorted(hosts)})
-    for host_uuid, instance_uuid, attempt, resource, amount in rows:
+    rows = _HELD.all(connection) if hosts is None else _HELD_HERE.all(connection, {"hosts": sorted(hosts)})
+    for host_uuid, instance_uuid, group_uuid, exclusive, attempt, resource, amount in rows:
+        if group_uuid is not None:
+            seats[host_uuid].add((instance_uuid, group_uuid, exclusive))
+        if not resource:
+            continue  # a seat that is kept
         if is_of_cell(resource):
             of_cells[host_uuid][instance_uuid][resource] = int(amount)
         else:
             vectors[host_uuid].setdefault((instance_uuid, attempt), []).append((resource, int(amount)))
-    sizes = {host: tuple(tuple(sorted(vector)) for vector in held.values()) for host, held in vectors.items()}
-    pinned = {host: {uuid: cells_in(held) for uuid, held in members.items()} for host, members in of_cells.items()}
-    return sizes, pinned
-
-
-def spare_hosts(connection: Connection) -> int:
-    """How many hosts take claims and hold nothing, with the claims of this transaction counted.
-
-    Whoever asks waits for the others that have asked: two that each leave a spare host must not count the same one.
-    """
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SPARE_LOCK})
-    return int(connection.scalar(_SPARE) or 0)
+    seated = {host: tuple(sorted(found)) for host, found in seats.items()}
+    sizes = {host: tuple(tuple(sorted(vector)) for vector in found.values()) for host, found in vectors.items()}
+    pinned = {host: {uuid: cells_in(found) for uuid, found in members.items()} for host, members in of_cells.items()}
+    return Held(seated, sizes, pinned)
 
 
 def guests(connection: Connection, hosts: Sequence[str] | None = None) -> Mapping[tuple[str, str], int]:

@@ -99,7 +99,7 @@ def delete_zone(connection: Connection, uuid: str, now: int) -> None:
 
 def zones(connection: Connection) -> Mapping[str, Zone]:
     """All zones by uuid."""
-    return {r.uuid: _zone(r) for r in _ZONES.all(connection)}
+    return {r.uuid: zone_of(r) for r in _ZONES.all(connection)}
 
 
 def zone(connection: Connection, uuid: str, *, lock: bool = False) -> Zone:
@@ -108,12 +108,12 @@ def zone(connection: Connection, uuid: str, *, lock: bool = False) -> Zone:
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
         raise NotFound("zone", uuid)
-    return _zone(row)
+    return zone_of(row)
 
 
 def page_of_zones(connection: Connection, after: tuple[str, str] | None, limit: int) -> tuple[Zone, ...]:
     """Up to `limit` zones by name after the given key (`rows.page_key`)."""
-    return tuple(_zone(r) for r in connection.execute(rows.page(schema.zones, after, limit)))
+    return tuple(zone_of(r) for r in connection.execute(rows.page(schema.zones, after, limit)))
 
 
 def hosts_of(connection: Connection) -> Mapping[str, int]:
@@ -356,7 +356,8 @@ def _plain(host: Host) -> Host:
     )  # fmt: skip
 
 
-def _zone(row: Row[Any]) -> Zone:
+def zone_of(row: Row[Any]) -> Zone:
+    """From its row."""
     return replace(decode_known(Zone, row.document), **rows.stamps(row))
 
 

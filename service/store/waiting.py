@@ -24,7 +24,8 @@ MOST_HASTENED = 4
 _GROUPS, _COUNTERS = schema.groups, schema.counters
 _COUNT = Statement(update(_COUNTERS).where(_COUNTERS.c.name == GIVEN_BACK).values(value=_COUNTERS.c.value + 1))
 _SO_FAR = select(_COUNTERS.c.value).where(_COUNTERS.c.name == GIVEN_BACK).scalar_subquery()
-_WAITS = (_GROUPS.c.waiting_since > 0) & (_GROUPS.c.phase == GroupPhase.PLANNING.value)
+WAITS = (_GROUPS.c.waiting_since > 0) & (_GROUPS.c.phase == GroupPhase.PLANNING.value)
+"""Of a group's row: it waits for hosts."""
 _QUEUE = Statement(
     select(
         _GROUPS.c.uuid,
@@ -36,9 +37,9 @@ _QUEUE = Statement(
         _GROUPS.c.waiting_kept,
         _GROUPS.c.priority,
         _SO_FAR.label("given_back"),
-    ).where(_WAITS)
+    ).where(WAITS)
 )
-_SOMEBODY_IS_LATE = Statement(select(_GROUPS.c.uuid).where(_WAITS, _GROUPS.c.waiting_looked < _SO_FAR).limit(1))
+_SOMEBODY_IS_LATE = Statement(select(_GROUPS.c.uuid).where(WAITS, _GROUPS.c.waiting_looked < _SO_FAR).limit(1))
 _ENDS = select(_GROUPS.c.uuid, _GROUPS.c.ends_at).where(
     _GROUPS.c.ends_at > 0, _GROUPS.c.phase.not_in((GroupPhase.FAILED.value, GroupPhase.DELETED.value))
 )
@@ -110,13 +111,13 @@ def ends(connection: Connection) -> Mapping[str, int]:
 
 def counts(connection: Connection) -> Mapping[str, int]:
     """How many wait for which reason."""
-    why = (decode_known(Waiting, text).failure for text in connection.scalars(select(_GROUPS.c.waiting).where(_WAITS)))
+    why = (decode_known(Waiting, text).failure for text in connection.scalars(select(_GROUPS.c.waiting).where(WAITS)))
     return Counter(failure.code for failure in why if failure is not None)
 
 
 def kept_hosts(connection: Connection) -> int:
     """On how many hosts room is kept for whoever is the first in line."""
-    return int(connection.scalar(select(func.max(_GROUPS.c.waiting_kept)).where(_WAITS)) or 0)
+    return int(connection.scalar(select(func.max(_GROUPS.c.waiting_kept)).where(WAITS)) or 0)
 
 
 def _shares(connection: Connection, projects: set[str]) -> Mapping[str, float]:

@@ -142,11 +142,12 @@ def commit(
     *,
     seats: Seats | None = None,
     freed: Freed | None = None,
+    anew: bool = False,
 ) -> Group:
     """Write the difference, release the claims of `ended` (instance, attempt, host), append the events.
 
     Returns the group as stored. `seats`: of all its claims, as this transaction has read them and changed them since.
-    `freed`: the lease ends with it.
+    `freed`: the lease ends with it. `anew`: no attempt of those that it seats was ever let go.
 
     Raises InvariantViolation: the change is a bug's, and nothing of it is kept.
     """
@@ -157,7 +158,7 @@ def commit(
         failpoint("change.released")
     if before.updating and not after.updating:
         _fit_claims(connection, after)
-    _let_go(connection, before, after, now)
+    _let_go(connection, before, after, now, anew=anew)
     gave_back = _give_back(connection, before, after)
     seats = claims.seats_of(connection, after.uuid) if seats is None or ended or before.updating else seats
     invariants.check(before, after, seats)
@@ -200,14 +201,15 @@ def _fit_claims(connection: Connection, group: Group) -> None:
     claims.resize(connection, sizes)
 
 
-def _let_go(connection: Connection, before: Group, after: Group, now: int) -> None:
+def _let_go(connection: Connection, before: Group, after: Group, now: int, *, anew: bool) -> None:
     """Keep a record of every attempt that no member wants on its host any more. A machine of it that is found there
-    later may be ended by that record alone (ARCHITECTURE I15)."""
+    later may be ended by that record alone (ARCHITECTURE I15). `anew`: there is none of those that are wanted now."""
     were, are = _wanted(before), _wanted(after)
     if were == are:
         return
     retired.retire(connection, sorted(were - are), after.uuid, _why(after), now)
-    retired.take_back(connection, sorted(are - were))
+    if not anew:
+        retired.take_back(connection, sorted(are - were))
 
 
 def _give_back(connection: Connection, before: Group, after: Group) -> bool:

@@ -27,11 +27,12 @@ from service.lifecycle.updating import first, second
 from service.planning.devices import wanted as wanted_devices
 from service.planning.group_rules import spares_are_kept, stays
 from service.planning.translate import seat, total
-from service.store import bookings, claims, cleanings, fleet, groups, ownership, quotas
+from service.store import bookings, claims, cleanings, fleet, groups, ownership, quotas, spare
 from service.store.addresses import take_planned
 from service.store.connection import Connection
 from service.store.device_picks import pick
 from service.store.groups import Seats
+from service.store.rare import rare
 from service.transactions.changes import LeaseLost, commit
 
 
@@ -92,7 +93,9 @@ def claim(
         raise LeaseLost(planned.uuid)
     before = _same_gang(stored, planned)
     waiting = {(m.uuid, m.attempt) for m in before.instances if m.status is InstanceStatus.PENDING}
-    held_back(connection, before, {instance for instance, _ in waiting})
+    some = rare(connection, before.uuid, before.project, sorted(instance for instance, _ in waiting))
+    if some.held:
+        held_back(connection, before, {instance for instance, _ in waiting})
     planned_for = {(s.instance_uuid, s.attempt) for s in placement.assignments}
     if before.phase is not GroupPhase.PLANNING or waiting != planned_for:
         return Claimed(stored)
@@ -100,9 +103,10 @@ def claim(
         return Claimed(stored)
     failpoint("claim.checked")
     # A member that lost its seat gets one again, whatever the quota is by now: its tenant has not asked for more.
-    quotas.check(connection, before.project, total(s.resources for s in placement.assignments if s.attempt == 1))
+    if some.quota:
+        quotas.check(connection, before.project, total(s.resources for s in placement.assignments if s.attempt == 1))
     _hold_racks(connection, before, [s.host_uuid for s in placement.assignments])
-    beside = claims.take(connection, before.uuid, placement.assignments, alone=alone)
+    beside = claims.take(connection, before.uuid, placement.assignments, alone=alone, booked=some.booked)
     _serve(connection, before, placement.assignments)
     wants = wanted_devices(before.instances, placement.assignments, before.spec.placement.numa)
     picked = pick(connection, before.uuid, placement.assignments, wants)
@@ -120,7 +124,9 @@ def claim(
     after = advance(stored, Placed(replace(placement, assignments=seats)), now)
     sent = _to_be_sent(after, planned_for, now) if dispatch else frozenset()
     after = advance_all(after, [Observed(*key, Observation.DISPATCHED) for key in sorted(sent)], now)
-    return Claimed(commit(connection, stored, after, (), now, seats=_with(seated, placement)), sent)
+    return Claimed(
+        commit(connection, stored, after, (), now, seats=_with(seated, placement), anew=not some.retired), sent
+    )
 
 
 def _stored(connection: Connection, planned: Group) -> tuple[Group, Seats | None]:
@@ -289,7 +295,7 @@ def _has_rack_rules(group: Group) -> bool:
 def _check_spare_hosts(connection: Connection, group: Group) -> None:
     """Another gang may have come to a spare host since the plan was made. Raises ClaimLost."""
     wanted = group.spec.placement.spare_hosts
-    if wanted and spares_are_kept(group) and (left := claims.spare_hosts(connection)) < wanted:
+    if wanted and spares_are_kept(group) and (left := spare.spare_hosts(connection)) < wanted:
         raise claims.ClaimLost(f"{left} hosts would be left empty, and this group leaves {wanted}")
 
 

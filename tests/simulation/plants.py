@@ -168,7 +168,7 @@ PLANTS: tuple[Plant, ...] = (
     one("a member being created is out at once", MEMBERS,
         "    return member.status is S.PENDING or (", "    return member.status in (S.PENDING, S.CREATING) or ("),
     one("the tenant's quota is looked at neither at the deploy nor in the claim", CLAIMING,
-        "    quotas.check(connection, before.project, total(s.resources for s in placement.assignments if s.attempt == 1))\n", "",
+        "    if some.quota:\n        quotas.check(connection, before.project, total(s.resources for s in placement.assignments if s.attempt == 1))\n", "",
         Edit("service.app.promised", "            quotas.compare(connection, group.project, limits, promised(connection, group))\n", "            pass\n")),
     one("whoever waits for hosts is looked after by nobody once its worker rests", "service.reconcile.worker",
         "self._give_back(waits_until or _due_at(group, now), group.version)\n",

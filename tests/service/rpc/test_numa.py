@@ -73,7 +73,7 @@ async def test_members_are_pinned_as_their_policy_says(tmp_path: Path) -> None:
         asked["service_creation_strategy"] = "parallel"
         plan = await lab.deploy.PlanDistributedModelService(deploy_pb2.PlanDistributedModelServiceRequest(**asked))
         assert list(plan.placement.assignments[0].numa_cells) == [cell[0] for cell in held if cell[1] == 2]
-        claimed, _ = await lab.service.store.read(claims.sizes_and_cells)
+        claimed = (await lab.service.store.read(claims.held)).sizes
         assert {name for of in claimed.values() for size in of for name, _ in size} == {"vcpu", "memory"}
         assert {one.resource for one in (await lab.host("two")).capacities} == {"vcpu", "memory"}
         await delete(lab, pinned.uuid)
