@@ -53,14 +53,12 @@ _SEATS_OF = Statement(
     .where(_CLAIMS.c.group_uuid == bindparam("of"))
     .distinct()
 )
-_SEATED = (
-    select(_CLAIMS.c.host_uuid, _CLAIMS.c.instance_uuid, _CLAIMS.c.group_uuid, schema.groups.c.exclusive_hosts)
-    .join(schema.groups, schema.groups.c.uuid == _CLAIMS.c.group_uuid)
-    .distinct()
-)
+_SEATED = select(_CLAIMS.c.host_uuid, _CLAIMS.c.instance_uuid, _CLAIMS.c.group_uuid, schema.groups.c.exclusive_hosts)
 _SEATED_HERE = Statement(
     union_all(
-        _SEATED.where(among(_CLAIMS.c.host_uuid, "hosts")),
+        _SEATED.join(schema.groups, schema.groups.c.uuid == _CLAIMS.c.group_uuid)
+        .where(among(_CLAIMS.c.host_uuid, "hosts"))
+        .distinct(),
         bookings.SEATED.where(among(schema.bookings.c.host_uuid, "hosts")),
     ).order_by("host_uuid", "instance_uuid")
 )
@@ -284,8 +282,8 @@ def seated(connection: Connection, hosts: Iterable[str]) -> Mapping[str, Sequenc
     """Host uuid -> (instance, group, exclusive) of everything claimed or booked on these hosts, for rules between
     groups."""
     found: dict[str, list[tuple[str, str, bool]]] = defaultdict(list)
-    for row in _SEATED_HERE.all(connection, {"hosts": sorted(hosts)}):
-        found[row.host_uuid].append((row.instance_uuid, row.group_uuid, row.exclusive_hosts))
+    for host_uuid, *seat in _SEATED_HERE.all(connection, {"hosts": sorted(hosts)}):
+        found[host_uuid].append(tuple(seat))
     return found
 
 
