@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from operator import is_
-from typing import Any
+from typing import Any, Protocol
 
 from service.domain.groups import Group, GroupPhase, Instance, InstanceStatus, MoveStage
 from service.domain.network import is_planned
@@ -63,6 +63,14 @@ FINAL = frozenset({GroupPhase.FAILED, GroupPhase.DELETED})
 AT_REST = frozenset({GroupPhase.RUNNING, GroupPhase.STOPPED}) | FINAL
 
 
+class Told(Protocol):
+    """Whoever was told of a start of its group, or counts as one that was."""
+
+    @property
+    def told_epoch(self) -> int:
+        """Of the newest start that it knows."""
+
+
 def each(group: Group, change: Callable[[Instance], Instance]) -> Group:
     """The group with every member changed; the very same one where `change` gave each member back as it was."""
     members = tuple(map(change, group.instances))
@@ -105,7 +113,7 @@ def unheard(member: Instance) -> Instance:
     return replace(member, told_epoch=0, engine_restarts=0, silent_since=0, guest_boot="", holds=None, staging=None)
 
 
-def outdated(group: Group, member: Instance) -> bool:
+def outdated(group: Group, member: Told) -> bool:
     """Whether the member does not know the group's present start, or is not known to."""
     return group.go and group.spec.tells and member.told_epoch < group.start_epoch
 

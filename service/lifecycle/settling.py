@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from service.domain.groups import Failure, Group, GroupPhase, GroupStatus, Instance, InstanceStatus
 from service.domain.specs import FailurePolicy
+from service.lifecycle.census import Stand, census
 from service.lifecycle.members import LAUNCHING, PLACED, UP, S, each, outdated, retire, unheard, vacate
 
 STABLE_MS = 600_000
@@ -40,8 +41,9 @@ def settle(group: Group, now: int, *, may_go: bool = True) -> Group:
     while True:
         moved = _settle_leaving(_settle_failing(_started_late(group), now), now)
         # Members on their way out by a scaling hold nobody up; the scaling itself ends when they are gone.
-        staying = {_standing(moved, m) for m in moved.instances if not m.leaving or moved.phase not in LAUNCHING}
-        if moved.phase in (GroupPhase.BOOTING, GroupPhase.RUNNING) and any(m.leaving for m in moved.instances):
+        stands = census(moved.instances)
+        staying = {_standing(moved, s) for s in stands if not s.leaving or moved.phase not in LAUNCHING}
+        if moved.phase in (GroupPhase.BOOTING, GroupPhase.RUNNING) and any(s.leaving for s in stands):
             staying.add(S.REMOVING)
         for phase, ready, target in _SETTLE:
             if target is GroupPhase.BOOTING and not (may_go or moved.go):
@@ -56,7 +58,7 @@ def settle(group: Group, now: int, *, may_go: bool = True) -> Group:
         group = moved
 
 
-def _standing(group: Group, member: Instance) -> InstanceStatus:
+def _standing(group: Group, member: Stand) -> InstanceStatus:
     """One that runs and does not know the group's present start is no part of it yet."""
     return S.BOOTING if member.status is S.RUNNING and outdated(group, member) else member.status
 
@@ -102,7 +104,7 @@ def start_over(group: Group, now: int) -> Group:
 
 def _started_late(group: Group) -> Group:
     """Somebody had let a stopped member run by hand, and it was being stopped again when its group was started."""
-    if group.phase not in LAUNCHING or all(m.status is not S.STOPPED for m in group.instances):
+    if group.phase not in LAUNCHING or all(s.status is not S.STOPPED for s in census(group.instances)):
         return group
     return each(group, lambda m: unheard(_begun(m)) if m.status is S.STOPPED else m)
 
@@ -121,7 +123,8 @@ def _begun(member: Instance) -> Instance:
 def _enter_phase(group: Group, phase: GroupPhase, now: int) -> Group:
     if phase is GroupPhase.BOOTING:
         # From this commit on a resume may be on its way to any of them, whether its outcome is ever seen or not.
-        group = each(group, lambda m: replace(m, was_resumed=True) if m.status is S.CREATED else m)
+        if any(s.status is S.CREATED for s in census(group.instances)):
+            group = each(group, lambda m: replace(m, was_resumed=True) if m.status is S.CREATED else m)
         if group.go:
             return replace(group, phase=phase, reason=_why_less(group))
         return replace(group, phase=phase, go=True, start_epoch=group.start_epoch + 1, starts=group.starts + 1)
@@ -135,7 +138,7 @@ def _enter_phase(group: Group, phase: GroupPhase, now: int) -> Group:
 
 def _settle_leaving(group: Group, now: int) -> Group:
     """Members that serve leave once those that join with them have been ready; removed ones are no members any more."""
-    if group.phase not in LAUNCHING or not any(m.leaving for m in group.instances):
+    if group.phase not in LAUNCHING or not any(s.leaving for s in census(group.instances)):
         return group
     replaced = not any(m.joining for m in group.instances)
     left = tuple(
@@ -152,9 +155,9 @@ def _settle_failing(group: Group, now: int) -> Group:
     given up."""
     if group.phase not in LAUNCHING:
         return group
-    fresh = [m for m in group.instances if m.status is S.FAILING and not m.stop_asked and not m.leaving]
-    if not fresh:
+    if not any(_fails_anew(s) for s in census(group.instances)):
         return group
+    fresh = [m for m in group.instances if _fails_anew(m)]
     stable = group.running_since and now - group.running_since >= STABLE_MS
     failures = len(fresh) + (0 if stable else group.failures)
     first = fresh[0]
@@ -179,6 +182,10 @@ def _settle_failing(group: Group, now: int) -> Group:
     )
 
 
+def _fails_anew(member: Instance | Stand) -> bool:
+    return member.status is S.FAILING and not member.stop_asked and not member.leaving
+
+
 def _leave_behind(member: Instance) -> Instance:
     """A failing member that never executed need not wait for its silent host: paused, it can do no harm there."""
     if member.status is S.FAILING and member.unknown_since and not member.was_resumed:
@@ -189,10 +196,10 @@ def _leave_behind(member: Instance) -> Instance:
 def public_status(group: Group) -> GroupStatus:
     """ZStack's status word, or ours, for where the group stands. A scaling does not make a group degraded."""
     if group.phase in LAUNCHING and group.served:
-        settled = [m for m in group.instances if not m.joining and not m.leaving]
-        if any(m.unknown_since for m in settled):
+        settled = [s for s in census(group.instances) if not s.joining and not s.leaving]
+        if any(s.unknown for s in settled):
             return GroupStatus.UNKNOWN
-        whole = all(_standing(group, m) is S.RUNNING for m in settled)
+        whole = all(_standing(group, s) is S.RUNNING for s in settled)
         return GroupStatus.RUNNING if whole else GroupStatus.DEGRADED
     if group.phase is GroupPhase.PLANNING and group.waiting is not None and group.waiting.since:
         return GroupStatus.WAITING

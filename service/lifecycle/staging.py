@@ -59,8 +59,10 @@ def fetched(group: Group, fact: Observed, now: int) -> Group:
 def refused(group: Group, fact: Observed, now: int) -> Group | None:
     """The group given up where a guest can never start its engine: another try, on whichever host, would find the same.
     None where that is not said, and of a group that has served: what serves goes on, by its budget."""
+    if not fact.fault or fact.observation is not Observation.GIVEN_UP:
+        return None
     there = next((m for m in group.instances if m.uuid == fact.instance_uuid and m.attempt == fact.attempt), None)
-    if not fact.fault or fact.observation is not Observation.GIVEN_UP or there is None or there.status is not S.BOOTING:
+    if there is None or there.status is not S.BOOTING:
         return None
     if group.served or group.phase not in LAUNCHING:
         return None

@@ -152,7 +152,7 @@ PLANTS: tuple[Plant, ...] = (
         "    (GroupPhase.CREATING, lambda s: bool(s & UP), GroupPhase.BOOTING),\n",
         Edit(SETTLING, "    (GroupPhase.BOOTING, lambda s: bool(s & {S.CLAIMED, S.CREATING}), GroupPhase.CREATING),\n", "")),
     one("a resume that was not answered does not count", SETTLING,
-        "        group = each(group, lambda m: replace(m, was_resumed=True) if m.status is S.CREATED else m)\n", "",
+        "            group = each(group, lambda m: replace(m, was_resumed=True) if m.status is S.CREATED else m)\n", "            pass\n",
         Edit(LIFECYCLE, "and silent and not member.was_resumed and", "and silent and")),
     one("a create is sent before that is recorded", EFFECTS,
         "    if member.status is S.CREATING:\n",
