@@ -59,6 +59,7 @@ class Cards:
         self._violated = violated
         self._dice: random.Random | None = None
         self.twice = False
+        self._themed = False
         self._known: dict[Key, Row] = {}
         self._claims: dict[Key, tuple[str, int]] = {}
         self._unclean: set[Key] = set()
@@ -75,6 +76,7 @@ class Cards:
         dice = random.Random(f"devices {seed}")
         if dice.random() < {THEME: 1.0, "": SHARE}.get(theme, 0.0):
             self._dice = dice
+            self._themed = theme == THEME
             self.twice = dice.random() < 0.15
 
     def fill(self, host: SimulatedMachineHost) -> Mapping[str, int]:
@@ -83,7 +85,7 @@ class Cards:
             return {}
         host.slots = {}
         for number in range(self._dice.choice((0, 2, 2, 3, 4))):
-            ids = self._dice.choice((BIG, BIG, BIG, SMALL))
+            ids = self._dice.choice((BIG, BIG, SMALL) if self._themed else (BIG, BIG, BIG, SMALL))
             address = f"0000:{number + 1:02x}:00"
             host.slots[f"{address}.0"] = Slot(f"{address}.0", ids, "030200", number)
             if self._dice.random() < 0.6:
@@ -96,6 +98,8 @@ class Cards:
         """(model, how many) of each member of the group of this name; no model: of any."""
         dice = random.Random(f"devices of {name}")
         asked = ((("", 0),) * 3) + (("big", 1),) * 4 + (("big", 2), ("small", 1), ("", 1))
+        if self._themed:  # what nothing cleans is asked for again and again
+            asked += (("small", 1),) * 3
         return [dice.choice(asked) if self.drawn else ("", 0) for _ in range(ranks)]
 
     # --- the database -----------------------------------------------------------------------------------------------

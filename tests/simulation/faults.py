@@ -50,6 +50,8 @@ def draw(world: World) -> None:
             world.rates[kind] = dice.choice((0.01, 0.03, 0.1)) * SCALE.get(kind, 1.0)
     if world.theme == "clock":
         world.rates["slow"] = 0.1  # a leap comes while one is under way
+    if world.theme == "devices":  # a machine with another's device is seldom made otherwise
+        world.rates["other_device"] = 0.2
     if world.theme == "leases":  # little of a lease is left when a call begins, and the call is long
         world.rates["slow"], world.rates["late_commit"] = 0.1, 0.2
         world.rates["lost_witness"] = 0.1

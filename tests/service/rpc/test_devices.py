@@ -18,7 +18,7 @@ from service.drivers.base import HostRejected, MachineIdentity, MachineState
 from service.drivers.simulated.host import SimulatedMachine
 from service.reconcile import failing_devices, monitor, sweep
 from service.store import devices as store_devices
-from service.store import events, schema
+from service.store import events, groups, schema
 from tests.service.rpc.lab import reason_of, soon
 from tests.service.rpc.test_quarantine import command
 from tests.support.whole import ENTRY, GIB, ZONE, Whole, config_text, whole
@@ -277,6 +277,21 @@ async def test_a_device_that_cannot_be_reset_is_out_of_service_by_itself(
         told = await devices(lab)
         assert [told[key].state for key in KEYS] == ["quarantined", "quarantined", "available"]
         assert "could not reset it" in told[KEYS[0]].reason
+
+
+async def test_who_has_lost_the_lease_of_a_group_takes_none_of_its_devices_out_of_service(tmp_path: Path) -> None:
+    """His call that failed is of before: an operator may have cleaned the device since, and released it."""
+    async with whole(tmp_path, config_text(1, extra=HOST)) as lab:
+        uuid = (await lab.up(model_services=nodes(1))).uuid
+        store = lab.service.store
+        group = await store.read(lambda c: groups.load(c, uuid))
+        (member,) = group.instances
+        (device,) = member.devices
+        dirty = HostRejected("device_reset", "the host cannot clean a device of the machine")
+        await failing_devices.take_out(store, replace(group, epoch=group.epoch - 1), member, dirty)
+        assert (await devices(lab))[device.key].state == "claimed"
+        await failing_devices.take_out(store, group, member, dirty)
+        assert (await devices(lab))[device.key].state == "quarantined"
 
 
 def replaced(request: Any, **fields: Any) -> Any:
