@@ -233,7 +233,9 @@ def _explanation(value: Any) -> Explanation:
     )
     if row.get("nearest") is not None:
         near = row["nearest"]
-        row["nearest"] = NearestMiss(near["node"], near["host"], _shortages(near["shortages"]))
+        row["nearest"] = NearestMiss(
+            near["node"], near["host"], _shortages(near["shortages"]), near.get("host_name", "")
+        )
     row["shortages"] = _shortages(row.get("shortages", ()))
     row["conflict"] = tuple(Family(family) for family in row.get("conflict", ()))
     row["cures"] = tuple(
@@ -243,6 +245,7 @@ def _explanation(value: Any) -> Explanation:
             cure.get("host"),
             cure.get("count", 0),
             _shortages(cure.get("amounts", ())),
+            cure.get("host_name", ""),
         )
         for cure in row.get("cures", ())
     )
@@ -334,6 +337,9 @@ def _write_explanation(explanation: Explanation) -> dict[str, Any]:
         for name in ("pool", "cell"):
             if short[name] is None:
                 del short[name]
+    for one in (*([made["nearest"]] if made["nearest"] else []), *made["cures"]):
+        if not one["host_name"]:
+            del one["host_name"]
     return made
 
 

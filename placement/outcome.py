@@ -70,11 +70,13 @@ class Funnel:
 
 @dataclass(frozen=True, slots=True)
 class NearestMiss:
-    """The host that comes closest to taking one node that fits nowhere, and what it lacks."""
+    """The host that comes closest to taking one node that fits nowhere, and what it lacks. ``host_name``: for people,
+    where the caller of the planner knows one."""
 
     node: str
     host: str
     shortages: tuple[Shortage, ...]
+    host_name: str = ""
 
 
 class CureKind(StrEnum):
@@ -92,7 +94,8 @@ class Cure:
     """One change after which the whole request fits, checked by placing it again.
 
     ``relax`` a ``family``; ``add_hosts``: ``count`` hosts like ``host``; ``free``: ``amounts`` on ``host``;
-    ``shrink`` to ``count`` nodes; ``wait``: it fits the hosts in service once their guests are gone.
+    ``shrink`` to ``count`` nodes; ``wait``: it fits the hosts in service once their guests are gone. ``host_name``: see
+    `NearestMiss`.
     """
 
     kind: CureKind
@@ -100,6 +103,7 @@ class Cure:
     host: str | None = None
     count: int = 0
     amounts: tuple[Shortage, ...] = ()
+    host_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ def explain(failure: placement_pb2.PlacementFailure) -> list[str]:
         lines += _funnel(funnel)
     miss = failure.nearest_miss
     if miss.missing:
-        where = f"host {miss.host_uuid}" if miss.host_uuid else "the nearest host"
+        where = f"host {miss.host_name or miss.host_uuid}" if miss.host_uuid else "the nearest host"
         lines.append(f"  {where} lacks {amounts_text(miss.missing)}" + (f" for {miss.field}" if miss.field else ""))
     if failure.missing:
         lines.append(f"  all candidates together lack {amounts_text(failure.missing)}")
@@ -59,9 +59,9 @@ def _cure(cure: placement_pb2.Cure, requested: int) -> str:
         case "relax":
             return f"without the {cure.family} rules"
         case "add_hosts":
-            return f"with {cure.count} more host(s) like {cure.host_uuid or 'the largest'}"
+            return f"with {cure.count} more host(s) like {cure.host_name or cure.host_uuid or 'the largest'}"
         case "free":
-            return f"with {amounts_text(cure.amounts)} free on host {cure.host_uuid or 'in question'}"
+            return f"with {amounts_text(cure.amounts)} free on host {cure.host_name or cure.host_uuid or 'in question'}"
         case "shrink":
             return f"with {cure.count} instead of {requested} members"
         case "wait":

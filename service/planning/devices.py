@@ -115,8 +115,8 @@ def wanted(members: Iterable[Instance], seats: Iterable[Seat], policy: NumaPolic
     return found
 
 
-def devices_named(explanation: Explanation, fleet_now: Snapshot, hosts: Mapping[str, FleetHost]) -> Explanation:
-    """The explanation with devices that are missing told by their hosts' own numbers of cells."""
+def hosts_named(explanation: Explanation, fleet_now: Snapshot, hosts: Mapping[str, FleetHost]) -> Explanation:
+    """The explanation with the names of its hosts, and devices that are missing told by their own numbers of cells."""
     seen = {host.id: host for host in fleet_now.hosts}
 
     def named(host_uuid: str | None, shortages: tuple[Shortage, ...]) -> tuple[Shortage, ...]:
@@ -133,12 +133,14 @@ def devices_named(explanation: Explanation, fleet_now: Snapshot, hosts: Mapping[
             found.append(short)
         return tuple(found)
 
-    nearest = explanation.nearest
-    return replace(
-        explanation,
-        nearest=replace(nearest, shortages=named(nearest.host, nearest.shortages)) if nearest else None,
-        cures=tuple(replace(cure, amounts=named(cure.host, cure.amounts)) for cure in explanation.cures),
-    )
+    def name(host_uuid: str | None) -> str:
+        return hosts[host_uuid].name if host_uuid is not None and host_uuid in hosts else ""
+
+    miss, cures = explanation.nearest, explanation.cures
+    if miss is not None:
+        miss = replace(miss, shortages=named(miss.host, miss.shortages), host_name=name(miss.host))
+    cures = tuple(replace(c, amounts=named(c.host, c.amounts), host_name=name(c.host)) for c in cures)
+    return replace(explanation, nearest=miss, cures=cures)
 
 
 def models(

@@ -18,7 +18,7 @@ from service.domain.groups import Failure, Group, Instance, InstanceStatus, Plac
 from service.domain.specs import MachineType, NodeSpec, PlacementPolicy
 from service.errors import NoCapacity, Undecided, Unsatisfiable
 from service.planning import bare_metal, cells, confinement, group_rules, images, unseen
-from service.planning.devices import devices_given, devices_named, models, together
+from service.planning.devices import devices_given, hosts_named, models, together
 from service.planning.devices import pools as stand
 
 TYPE_LABEL = "corral.type"
@@ -347,7 +347,7 @@ def failure(
         message = message.replace(uuid, name)
     for short in explanation.shortages:
         message = message.replace(f"{short.missing} {short.resource}", in_words(short.resource, short.missing))
-    explanation = devices_named(explanation, fleet_now, hosts or {})
+    explanation = hosts_named(explanation, fleet_now, hosts or {})
     nearest = explanation.nearest
     told = replace(
         explanation,

@@ -589,10 +589,13 @@ class NearestMiss(_message.Message):
     HOST_UUID_FIELD_NUMBER: _builtins.int
     FIELD_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
+    HOST_NAME_FIELD_NUMBER: _builtins.int
     host_uuid: _builtins.str
     """The host's UUID. Empty for callers who may not see hosts."""
     field: _builtins.str
     """The path of the node specification, for example `model_services[0]`."""
+    host_name: _builtins.str
+    """The host's name."""
     @_builtins.property
     def missing(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """The missing amount of each resource that is short: `vcpu` in virtual CPUs, `memory` in bytes."""
@@ -603,10 +606,11 @@ class NearestMiss(_message.Message):
         host_uuid: _builtins.str = ...,
         field: _builtins.str = ...,
         missing: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        host_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "host_uuid", b"host_uuid", "missing", b"missing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "host_name", b"host_name", "host_uuid", b"host_uuid", "missing", b"missing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -643,6 +647,7 @@ class Cure(_message.Message):
     HOST_UUID_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     AMOUNTS_FIELD_NUMBER: _builtins.int
+    HOST_NAME_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """The kind of change: `relax` (give up a family of constraints), `add_hosts`, `free` (make room on a
     host), `shrink` (ask for fewer members), `wait` (it fits once others are gone).
@@ -653,6 +658,8 @@ class Cure(_message.Message):
     """For `add_hosts`: a host of the size to add. For `free`: the host to make room on."""
     count: _builtins.int
     """For `add_hosts`: how many hosts. For `shrink`: how many members are left."""
+    host_name: _builtins.str
+    """The name of that host."""
     @_builtins.property
     def amounts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """For `free`: how much of each resource: `vcpu` in virtual CPUs, `memory` in bytes."""
@@ -665,10 +672,11 @@ class Cure(_message.Message):
         host_uuid: _builtins.str = ...,
         count: _builtins.int = ...,
         amounts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        host_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "count", b"count", "family", b"family", "host_uuid", b"host_uuid", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "count", b"count", "family", b"family", "host_name", b"host_name", "host_uuid", b"host_uuid", "kind", b"kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -62,7 +62,7 @@ def hints(explanation: Explanation) -> Iterator[str]:
     """In words what came nearest and which change would do, the first of the cures."""
     nearest = explanation.nearest
     if nearest is not None and nearest.shortages:
-        where = f"host {nearest.host}" if nearest.host else "the nearest host"
+        where = f"host {nearest.host_name or nearest.host}" if nearest.host else "the nearest host"
         yield f"{where} lacks {_words(nearest.shortages)}" + (f" for {nearest.node}" if nearest.node else "")
     for cure in explanation.cures[:1]:
         yield f"it would fit {_cure_in_words(cure, explanation.total)}"
@@ -73,9 +73,9 @@ def _cure_in_words(cure: Cure, total: int) -> str:
         case CureKind.RELAX:
             return f"without the rules of {cure.family.value if cure.family else 'its policy'}"
         case CureKind.ADD_HOSTS:
-            return f"with {cure.count} more hosts like {cure.host or 'the largest'}"
+            return f"with {cure.count} more hosts like {cure.host_name or cure.host or 'the largest'}"
         case CureKind.FREE:
-            return f"with {_words(cure.amounts)} more free on host {cure.host or 'in question'}"
+            return f"with {_words(cure.amounts)} more free on host {cure.host_name or cure.host or 'in question'}"
         case CureKind.SHRINK:
             return f"with {cure.count} members instead of {total}"
         case CureKind.WAIT:
@@ -106,7 +106,12 @@ def _funnel(funnel: Funnel) -> placement_pb2.HostFunnel:
 
 
 def _nearest(nearest: NearestMiss) -> placement_pb2.NearestMiss:
-    return placement_pb2.NearestMiss(host_uuid=nearest.host, field=nearest.node, missing=_amounts(nearest.shortages))
+    return placement_pb2.NearestMiss(
+        host_uuid=nearest.host,
+        host_name=nearest.host_name,
+        field=nearest.node,
+        missing=_amounts(nearest.shortages),
+    )
 
 
 def _cure(cure: Cure) -> placement_pb2.Cure:
@@ -114,6 +119,7 @@ def _cure(cure: Cure) -> placement_pb2.Cure:
         kind=cure.kind.value,
         family=cure.family.value if cure.family else "",
         host_uuid=cure.host or "",
+        host_name=cure.host_name,
         count=cure.count,
         amounts=_amounts(cure.amounts),
     )

@@ -38,6 +38,16 @@ def test_a_gang_that_does_not_fit_is_told_the_nearest_miss_and_the_first_cure(cu
     assert told == f"no room; host host-1 lacks 3 vcpu for model_services[2]; {words}"
 
 
+def test_hosts_are_told_by_their_names_where_these_are_known() -> None:
+    miss = NearestMiss("model_services[2]", "5" * 32, (Shortage("vcpu", 3),), "host-1")
+    cures = (Cure(CureKind.FREE, host="5" * 32, amounts=(Shortage("vcpu", 3),), host_name="host-1"),)
+    error = errors.NoCapacity("no room", Explanation(message="no room", total=4, nearest=miss, cures=cures))
+    told = status_of(error, "r").message
+    assert told == (
+        "no room; host host-1 lacks 3 vcpu for model_services[2]; it would fit with 3 vcpu more free on host host-1"
+    )
+
+
 def test_a_quota_says_what_is_held_and_what_is_asked_for() -> None:
     error = errors.QuotaExceeded("project red", "vcpu", 16, 20, 12)
     assert error.message == "quota of project red for vcpu is 16, 12 held and 8 asked for are 20"
