@@ -97,7 +97,7 @@ class Cards:
     def wants(self, name: str, ranks: int) -> list[tuple[str, int]]:
         """(model, how many) of each member of the group of this name; no model: of any."""
         dice = random.Random(f"devices of {name}")
-        asked = ((("", 0),) * 3) + (("big", 1),) * 4 + (("big", 2), ("small", 1), ("", 1))
+        asked: tuple[tuple[str, int], ...] = ((("", 0),) * 3) + (("big", 1),) * 4 + (("big", 2), ("small", 1), ("", 1))
         if self._themed:  # what nothing cleans is asked for again and again
             asked += (("small", 1),) * 3
         return [dice.choice(asked) if self.drawn else ("", 0) for _ in range(ranks)]
