@@ -18,8 +18,9 @@ from tests.devices.machine import Machine
 from tests.devices.service import EDU, Guest, configuration, devices_of, member, running, started, wait_until
 from tests.support.process import CorralProcess
 
-pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.timeout(7200)]
 KILLS = int(os.environ.get("DEVICE_KILLS", "6"))
+# After each the service, or libvirtd, starts again, and the group comes to rest: that may take some minutes.
+pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.timeout(1800 + 150 * KILLS)]
 VICTIMS = ("service", "libvirtd", "QEMU")
 AT_REST = ("Running", "Failed", "Degraded")
 

@@ -15,8 +15,9 @@ from tests.devices.service import configuration, devices_of, member, running, st
 from tests.support.postgres import Postgres
 from tests.support.process import CorralProcess
 
-pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.timeout(3600)]
 RACES = int(os.environ.get("DEVICE_RACES", "6"))
+# A race is a guest that boots in a guest without KVM: some 20 s, and three times that on a busy machine.
+pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.timeout(1800 + 60 * RACES)]
 ONE = '[[devices]]\nmodel = "edu"\naddresses = ["{address}"]\nhosts = ["with-devices"]\n'
 
 

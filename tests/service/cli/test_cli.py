@@ -264,11 +264,17 @@ def test_the_explanation_tells_the_funnel_the_nearest_miss_and_the_cures() -> No
                 ],
             )
         ],
-        nearest_miss=placement_pb2.NearestMiss(host_uuid="h1", field="model_services[0]", missing={"memory": 3 << 29}),
+        nearest_miss=placement_pb2.NearestMiss(
+            host_uuid="1" * 32, host_name="h1", field="model_services[0]", missing={"memory": 3 << 29}
+        ),
         requested=4,
         placeable_bound=2,
         conflicts=["zone", "capacity"],
-        cures=[placement_pb2.Cure(kind="shrink", count=2), placement_pb2.Cure(kind="add_hosts", count=1)],
+        cures=[
+            placement_pb2.Cure(kind="shrink", count=2),
+            placement_pb2.Cure(kind="add_hosts", count=1),
+            placement_pb2.Cure(kind="free", host_uuid="2" * 32, host_name="h2", amounts={"gpu.h100": 1}),
+        ],
     )
     assert explain(failed) == [
         "  model_services[0] (4 member(s)): 0 of 3 host(s) could hold one",
@@ -279,6 +285,7 @@ def test_the_explanation_tells_the_funnel_the_nearest_miss_and_the_cures() -> No
         "  these cannot hold together: zone, capacity",
         "  it would fit: with 2 instead of 4 members",
         "  it would fit: with 1 more host(s) like the largest",
+        "  it would fit: with 1 gpu.h100 free on host h2",
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -86,18 +85,6 @@ async def test_what_would_have_to_be_free_is_told_with_its_place(tmp_path: Path)
         reason, words = await refused(lab, model_services=together(2, numa_policy="NUMA_POLICY_REQUIRED"))
         assert reason == "NO_CAPACITY"
         assert "host gpus lacks 1 gpu.h100 of cell 0 for model_services[0]" in words
-        (tmp_path / "two.json").write_text(
-            json.dumps(
-                {
-                    "name": "two",
-                    "serviceCreationStrategy": "parallel",
-                    "modelServices": together(2, numa_policy="NUMA_POLICY_REQUIRED"),
-                }
-            )
-        )
-        code, shown = await command(lab, "plan", str(tmp_path / "two.json"))
-        assert "it would fit: with 1 gpu.h100 free on host gpus" in shown
-        assert code == 3
 
 
 async def test_devices_are_of_one_partition_where_that_is_asked(tmp_path: Path) -> None:
