@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from contextlib import aclosing
 
+from service.app.rebalancing import RebalancePlan
 from service.domain.rebalances import RebalanceWish
 from service.domain.rolls import RollEnable, RollStage, RollWish
 from service.errors import Conflict, InvalidArgument, NotFound, Unavailable, Undecided, WrongState
@@ -74,6 +75,8 @@ class Balancer(Operator):
         async def run(replica: Replica) -> None:
             async with aclosing(replica.rebalancing.run(ME, wish, request)) as steps:
                 async for step in steps:
+                    if step.plan is not None:
+                        self._judge(step.plan, goal)
                     if step.plan is not None and step.plan.moves:
                         self.world.stats["rebalances advised" if advised else "rebalances begun"] += 1
                         self.world.stats["hosts to be freed"] += len(step.plan.plan.freed)
@@ -87,6 +90,17 @@ class Balancer(Operator):
             await self.insist(run, dice.choice((0.5, 3.0, 20.0)), once=True, tries=20)
         except (*REFUSALS, Undecided, Unavailable, Conflict) as refused:
             self.world.note("rebalance refused", request, type(refused).__name__)
+
+    def _judge(self, plan: RebalancePlan, goal: str) -> None:
+        """Moves are for what was asked for; what is to become free is left, and entered by nobody."""
+        causes = {move.cause for move in plan.moves}
+        if ("load" if goal == "free_hosts" else "free") in causes:
+            self.world.observer.violated("I5", f"members move for {sorted(causes)} where {goal} was asked for")
+        freed = set(plan.plan.freed)
+        if freed != {move.source_host_uuid for move in plan.moves if move.cause == "free"}:
+            self.world.observer.violated("I5", f"others are left than the hosts that are to be free: {sorted(freed)}")
+        if freed & {move.target_host_uuid for move in plan.moves}:
+            self.world.observer.violated("I5", "a member moves to a host that is to be free")
 
     async def _call_off(self) -> None:
         """The newest of all that were begun, whether it is over or not."""

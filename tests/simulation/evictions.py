@@ -33,15 +33,15 @@ class Evictions:
             self._rooms = set()
             return
         plans = [json.loads(text)["plan"] for (text,) in self.rows("SELECT room FROM groups WHERE room IS NOT NULL")]
-        rooms = {plan["uuid"] for plan in plans if plan}
+        rooms = {plan["uuid"]: plan for plan in plans if plan}
         for uuid, text in asked.items():
             yield from self._one(uuid, json.loads(text), rooms)
         for uuid in sorted(set(self._told) - set(asked)):
             eviction, _, ran = self._told.pop(uuid)
             yield from self._over(uuid, eviction, ran)
-        self._rooms = rooms
+        self._rooms = set(rooms)
 
-    def _one(self, uuid: str, eviction: dict[str, Any], rooms: set[str]) -> Iterator[str]:
+    def _one(self, uuid: str, eviction: dict[str, Any], rooms: dict[str, dict[str, Any]]) -> Iterator[str]:
         before, since, ran = self._told.get(uuid, (None, self.now(), True))
         if not eviction["begun"]:
             phase, restarting = self.rows("SELECT phase, restarting FROM groups WHERE uuid = ?", uuid)[0]
@@ -57,8 +57,24 @@ class Evictions:
             passed = self.now() - since
             if passed < eviction["notice_ms"] / 1000 - LATE_SECONDS:
                 yield f"group {uuid} ends {passed:.1f} s after it was told, its notice is {eviction['notice_ms']} ms"
-            if eviction["room"] not in rooms | self._rooms:
+            if eviction["room"] not in rooms.keys() | self._rooms:
                 yield f"group {uuid} ends for a room that nobody wants"
+            elif eviction["room"] in rooms:
+                yield from self._moved_first(uuid, rooms[eviction["room"]])
+
+    def _moved_first(self, uuid: str, plan: dict[str, Any]) -> Iterator[str]:
+        """Who moves to a host that nobody leaves, and behind nobody of its group who does not, has gone by now."""
+        left = {host for one in plan["evictions"] for host in one["seats"].values()}
+        waiting = set()
+        for move in plan["moves"]:
+            if move["target_host_uuid"] in left or move["group_uuid"] in waiting:
+                waiting.add(move["group_uuid"])
+            elif self.rows(
+                "SELECT 1 FROM claims WHERE instance_uuid = ? AND host_uuid = ?",
+                move["instance_uuid"],
+                move["source_host_uuid"],
+            ):
+                yield f"group {uuid} ends before member {move['instance_uuid']} has moved for the same room"
 
     def _over(self, uuid: str, eviction: dict[str, Any], ran: bool) -> Iterator[str]:
         if not eviction["begun"]:

@@ -44,8 +44,9 @@ def _large(world: World, length: float, spec: Draw, entry: str) -> list[Order]:
         node = NodeSpec("n", entry, "", VCPUS - dice.choice((0, 0, 1, 2)), GIB)
         nodes = tuple(replace(node, name=f"n{rank}") for rank in range(dice.choice((1, 1, 2))))
         asked = replace(spec(world, f"large{number}", []), nodes=nodes, placement=PlacementPolicy())
-        moves = dice.choice((RoomMoves.LIVE, RoomMoves.LIVE, RoomMoves.RESTART))
-        request = DeployRequest(asked, "", f"large-{number}", moves)
+        moves = dice.choice((RoomMoves.LIVE, RoomMoves.LIVE, RoomMoves.RESTART, RoomMoves.EVICT))
+        priority = dice.choice((1, 2)) if moves is RoomMoves.EVICT else 0
+        request = DeployRequest(asked, "", f"large-{number}", moves, priority=priority)
         ends = dice.uniform(0.0, 20.0) if dice.random() < 0.8 else None
         orders.append(Order(request, dice.uniform(0.8 * length, 2.8 * length), ends, dice.random() < 0.5, False, False))
     return orders

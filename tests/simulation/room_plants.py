@@ -53,6 +53,13 @@ ROOM_PLANTS: tuple[Plant, ...] = (
         "plan.moves, now, now + 60_000, advised=True)\n            rebalancing.begin(connection, plan.groups, advice, now)\n",
         theme="balance",
     ),
+    one(
+        "a rebalance that is to free hosts makes them evenly full",
+        "service.app.rebalancing",
+        "            Goal(wish.goal),\n",
+        "            Goal.EVEN_LOAD,\n",
+        theme="balance",
+    ),
     # --- rolls ---
     one(
         "a host of a roll counts as empty while somebody is on it",
@@ -88,6 +95,13 @@ ROOM_PLANTS: tuple[Plant, ...] = (
         "and ends and now >= group.eviction.at",
         "and ends",
         theme="evict",
+    ),
+    one(
+        "a group ends before those have moved who need nobody's end",
+        "service.transactions.evicting",
+        "    if rooms.goes_before(connection, asked):\n        return known\n",
+        "",
+        theme="room",
     ),
     one(
         "others claim what groups leave that end for one",
