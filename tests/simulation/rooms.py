@@ -22,6 +22,9 @@ class Rooms:
         self._rolled = Rolled(rows)
         self._moving: set[str] = set()
         self._wanted: set[str] = set()
+        self._ends: dict[str, set[tuple[str, str]]] = {}
+        """Room -> the seats that groups leave for it. Who moves to one keeps a booking until it is told that the room
+        is wanted no more; whoever was to leave it stays meanwhile, and nobody else gets what both hold."""
 
     def wrong(self, usable: Mapping[tuple[str, str], int]) -> Iterator[str]:
         """What is wrong now, in words. `usable`: (host, resource) -> amount."""
@@ -41,7 +44,10 @@ class Rooms:
         if not kept:
             return
         leaving = {(move["instance_uuid"], move["source_host_uuid"]) for plan in plans for move in plan["moves"]}
-        leaving |= {seat for plan in plans for one in plan["evictions"] for seat in one["seats"].items()}
+        self._ends |= {p["uuid"]: {s for one in p["evictions"] for s in one["seats"].items()} for p in plans}
+        still = {room for (room,) in self._rows("SELECT DISTINCT room FROM bookings")}
+        self._ends = {room: seats for room, seats in self._ends.items() if room in still}
+        leaving |= {seat for seats in self._ends.values() for seat in seats}
         claims = self._rows("SELECT host_uuid, resource, instance_uuid, amount FROM claims")
         for host, resource, instance, amount in claims:
             if (instance, host) not in leaving:
