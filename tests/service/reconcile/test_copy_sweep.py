@@ -18,7 +18,7 @@ import pytest
 from service.config.file import parse
 from service.domain.catalog import Image
 from service.domain.fleet import Zone, image_budget
-from service.domain.specs import DeployRequest
+from service.domain.specs import DataDisk, DeployRequest
 from service.drivers.copies import ImageFile
 from service.drivers.libvirt import backing
 from service.drivers.libvirt.driver import LibvirtDriver
@@ -240,6 +240,20 @@ async def test_what_a_member_of_the_host_is_made_of_stays(tmp_path: Path) -> Non
         model = replace(entry(), image=it.image("one"))
         await it.plane.store.write(lambda c: catalog.put_model_service(c, model))
         await it.plane.groups.deploy(CALLER, DeployRequest(spec(1)))
+        while not it.plane.machines():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await it.passes(5)
+        assert it.bases() == {one}, two
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_what_a_data_disk_of_a_member_of_the_host_is_made_of_stays(tmp_path: Path) -> None:
+    async with kept(tmp_path, budget=1) as it:
+        one, two = await it.bring("one"), await it.bring("two")
+        asked = spec(1)
+        (node,) = asked.nodes
+        disk = DataDisk(0, "c" * 32, it.image("one"))
+        await it.plane.groups.deploy(CALLER, DeployRequest(replace(asked, nodes=(replace(node, data_disks=(disk,)),))))
         while not it.plane.machines():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await it.passes(5)
