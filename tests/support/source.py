@@ -1,4 +1,4 @@
-"""A web server on loopback that images are fetched from: ranges, redirects, and lines that break, as a test says."""
+"""A web server that images and weights are fetched from: ranges, redirects, and lines that break, as a test says."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.lab.namespaces import Namespace
 
 _RANGE = re.compile(r"bytes=(\d+)-")
 
@@ -29,11 +31,11 @@ class Source:
         self.headers: Mapping[str, str] = {}
         self.gate: Callable[[int], None] = lambda sent: None
         """Called before each part of a body with how many bytes of it went out."""
-        self.port = 0
+        self.address, self.port = "127.0.0.1", 0
 
     def url(self, path: str, *, user: str = "") -> str:
         """Where a path is."""
-        return f"http://{user}{'@' if user else ''}127.0.0.1:{self.port}{path}"
+        return f"http://{user}{'@' if user else ''}{self.address}:{self.port}{path}"
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         """One request."""
@@ -75,8 +77,11 @@ class Source:
 
 
 @contextmanager
-def source(tls: ssl.SSLContext | None = None) -> Iterator[Source]:
-    """A server with a thread of its own. `tls`: it speaks https, with this context's certificate."""
+def source(
+    tls: ssl.SSLContext | None = None, *, namespace: Namespace | None = None, address: str = "127.0.0.1"
+) -> Iterator[Source]:
+    """A server with a thread of its own. `tls`: it speaks https, with this context's certificate. `namespace`: it is
+    reached at the address from there, by guests for example."""
     state = Source()
 
     class Handler(BaseHTTPRequestHandler):
@@ -92,11 +97,14 @@ def source(tls: ssl.SSLContext | None = None) -> Iterator[Source]:
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing is printed."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    def made() -> ThreadingHTTPServer:
+        return ThreadingHTTPServer((address, 0), Handler)
+
+    server = made() if namespace is None else namespace.call(made)
     server.daemon_threads = True
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
-    state.port = server.server_address[1]
+    state.address, state.port = address, server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
