@@ -17,7 +17,8 @@ Amounts = Mapping[tuple[str, str], int]
 
 @dataclass
 class _First:
-    """The first for whom room is kept: its place in line, what it needs where, and who was where by then."""
+    """The first for whom room is kept: its place in line, what it needs where, and who was there by then, or had a seat
+    that was made for it there: what is booked before was given away before."""
 
     uuid: str
     place: tuple[int, int, str]
@@ -88,4 +89,5 @@ class Lines:
         ):
             used[host, resource] += amount
             there.add((instance, host))
+        there |= {(instance, host) for instance, host in self.rows("SELECT instance_uuid, host_uuid FROM bookings")}
         return _First(uuid, (urgency, at, uuid), needs, used, frozenset(there))
