@@ -21,6 +21,7 @@ from service.failpoints import failpoint
 from service.store import events, group_pages, groups
 from service.store.connection import Connection
 from service.store.engine import Store
+from service.store.known_groups import KnownGroups
 
 TAIL = 4096
 BATCH = 256
@@ -50,6 +51,8 @@ class Feed:
         """The tail holds every event above this revision. Revisions of the fleet's log lie between those of events."""
         self._started = False
         self._news = News()
+        self.known = KnownGroups()
+        """Groups as this process read them last, for all that are told of them."""
         self._listeners: list[Callable[[], None]] = []
         self.followers = 0
         self._watching = 0
@@ -211,7 +214,9 @@ class Feed:
             return
         after: tuple[int, str] | None = None
         while page := await self._store.read(
-            lambda c, key=after: group_pages.page(c, project=project, after=key, limit=BATCH)  # type: ignore[misc]
+            lambda c, key=after: group_pages.page(  # type: ignore[misc]
+                c, project=project, after=key, limit=BATCH, load=self.known.load_many
+            )
         ):
             for group in page:
                 yield group

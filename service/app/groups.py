@@ -62,7 +62,6 @@ from service.store.basis import Basis, basis
 from service.store.codec import canonical
 from service.store.connection import Connection
 from service.store.engine import Store
-from service.store.known_groups import KnownGroups
 from service.transactions import kept_room
 from service.transactions.changes import accepted
 from service.transactions.holding import Holder
@@ -99,7 +98,7 @@ class Groups(GroupUpdates):
         """`holder`: who works on what is deployed from its first commit on, where somebody does in this process."""
         super().__init__(store, limits or GroupLimits(), signals or Signals(), secrets or KnownSecrets())
         self._feed, self._planner = feed, planner
-        self._known, self._holder = KnownGroups(), holder
+        self._known, self._holder = feed.known, holder
         self._fleet_reader = fleet_reader or FleetReader()
         self._cluster = cluster
         self._new_uuid = new_uuid

@@ -76,7 +76,8 @@ class _Made:
 
 
 class EventMessages:
-    """Events as messages, each made once for all that are told of it: a thousand watchers hear of the same event.
+    """Events as messages, each made once for all that are told of it: a thousand watchers hear of the same event, and
+    begin with the same groups.
 
     A message is shared: whoever gets one does not change it.
     """
@@ -84,6 +85,7 @@ class EventMessages:
     def __init__(self, reachable: Reachable) -> None:
         self._reachable = reachable
         self._made: OrderedDict[tuple[int, frozenset[str], bool], _Made] = OrderedDict()
+        self._standing = views.GroupViews(reachable, make=standing)
 
     def change(self, value: Group | Event | Bookmark) -> group_pb2.InstanceGroupEvent:
         """As the function `change`."""
@@ -91,8 +93,10 @@ class EventMessages:
 
     def framed(self, value: Group | Event | Bookmark) -> bytes:
         """The same as field 1 of an answer."""
-        if not isinstance(value, Event):
-            return views.framed(change(value, self._reachable))
+        if isinstance(value, Group):
+            return self._standing.group(value)
+        if isinstance(value, Bookmark):
+            return views.framed(bookmark(value))
         made = self._event(value)
         if not made.data:
             made.data = views.framed(made.message)

@@ -8,6 +8,7 @@ at all is decided before, by whoever has read it.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 from google.protobuf.message import Message
 
@@ -46,14 +47,21 @@ def tells_causes() -> bool:
 class GroupViews:
     """The bytes of groups by the very object: an unchanged group is read as the same one (`store.known_groups`)."""
 
-    def __init__(self, reachable: Reachable, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self,
+        reachable: Reachable,
+        most_bytes: int = MOST_BYTES,
+        make: Callable[[Group, Reachable], Message] = inventory.group,
+    ) -> None:
+        """`make`: the message that is kept as bytes, of a group."""
         self._reachable = reachable
         self._most = most_bytes
+        self._make = make
         self._kept: OrderedDict[int, tuple[Group, frozenset[str], dict[_View, bytes]]] = OrderedDict()
         self._size = 0
 
     def group(self, value: Group) -> bytes:
-        """The group as field 1 of an answer to the present call's caller."""
+        """The group's message as field 1 of an answer to the present call's caller."""
         kept = self._kept.get(id(value))
         if kept is None or kept[0] is not value:  # what is kept here keeps its object, so that no other has its id
             zones = frozenset(m.zone_uuid or m.spec.zone_uuid for m in value.instances)
@@ -63,7 +71,7 @@ class GroupViews:
         view = frozenset(zone for zone in zones if self._reachable(zone)), tells_causes()
         made = views.get(view)
         if made is None:
-            made = views[view] = framed(inventory.group(value, self._reachable))
+            made = views[view] = framed(self._make(value, self._reachable))
             self._size += len(made)
             self._let_go()
         return made

@@ -65,6 +65,28 @@ async def tell(store: Store, uuid: str, count: int) -> int:
     return await store.write(append)
 
 
+async def standing(feed: Feed) -> list[Group]:
+    """What a watch begins with."""
+    found: list[Group] = []
+    async with aclosing(feed.watch(None, group_uuid=None, project=None)) as changes:
+        async for change in changes:
+            if not isinstance(change, Group):
+                break
+            found.append(change)
+    return found
+
+
+async def test_watches_begin_with_the_same_groups_and_with_those_that_changed_anew() -> None:
+    async with running() as (store, feed):
+        first = await standing(feed)
+        assert [group.uuid for group in first] == [ONE, TWO]
+        assert all(one is other for one, other in zip(first, await standing(feed), strict=True))
+        revision = await tell(store, TWO, 1)
+        again = await standing(feed)
+        assert again[0] is first[0]
+        assert (again[1].revision, again[1] is first[1]) == (revision, False)
+
+
 async def caught_up(feed: Feed, revision: int) -> None:
     """Wait until the process has read the log up to the revision."""
     async with asyncio.timeout(60):

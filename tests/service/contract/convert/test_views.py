@@ -46,6 +46,17 @@ def test_bytes_are_those_of_the_message(size: int) -> None:
         assert told == deploy_pb2.GetInstanceGroupResponse(inventory=inventory.group(value, lambda _zone: True))
 
 
+@pytest.mark.parametrize("size", [1, 40])
+def test_a_group_that_stands_is_told_to_watchers_in_the_bytes_of_its_message(size: int) -> None:
+    told, value = events.EventMessages(lambda _zone: True), _failed(size)
+    for caller in (TENANT, ADMIN, TENANT):
+        set_caller(caller)
+        data = told.framed(value)
+        assert told.framed(value) is data
+        answer = deploy_pb2.WatchInstanceGroupsResponse.FromString(data)
+        assert answer == deploy_pb2.WatchInstanceGroupsResponse(event=events.standing(value, lambda _zone: True))
+
+
 def test_what_is_unchanged_is_made_once_for_each_right() -> None:
     kept, value = GroupViews(lambda _zone: True), _failed()
     set_caller(TENANT)
