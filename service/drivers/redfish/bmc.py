@@ -284,6 +284,8 @@ class Bmc:
     def _forget(self) -> None:
         if self._connector is not None:
             self._connector._session.close()
+        if self._root is not None:
+            self._root._auth = None  # or it would call the BMC when it is collected, from whichever thread that is in
         self._root = self._system = self._connector = self._drive = None
 
     def _opened(self) -> System:

@@ -302,9 +302,10 @@ async def test_what_the_process_commits_it_has_without_a_read_and_as_it_would_be
 
 async def test_what_others_commit_in_between_is_read_and_nothing_is_told_twice() -> None:
     async with running() as (store, feed):
-        other = Store("sqlite://", inline=True)
+        other = Store("sqlite://")
         other.close()
-        other.engine = store.engine  # a replica whose commits this process does not hear of
+        # A replica whose commits this process does not hear of; the one connection of both serves one thread.
+        other.engine, other._writes, other._reads = store.engine, store._writes, store._reads
         await tell(store, ONE, 2)
         await tell(other, TWO, 2)
         newest = await tell(store, ONE, 2)
@@ -328,9 +329,10 @@ async def test_while_nobody_watches_the_log_is_left_alone_and_whoever_comes_has_
         monkeypatch.setattr(Store, "read", noted)
         async with asyncio.timeout(60):
             await looked.wait()  # the next time is in an hour
-        other = Store("sqlite://", inline=True)
+        other = Store("sqlite://")
         other.close()
-        other.engine = store.engine  # a replica whose commits this process does not hear of
+        # A replica whose commits this process does not hear of; the one connection of both serves one thread.
+        other.engine, other._writes, other._reads = store.engine, store._writes, store._reads
         newest = await tell(other, TWO, 2)
         assert await read(feed, 0, newest) == list(range(1, newest + 1))
         reader = asyncio.create_task(read(feed, newest, newest + 1))

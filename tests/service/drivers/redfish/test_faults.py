@@ -127,8 +127,10 @@ async def test_whoever_comes_after_one_that_was_killed_at_an_order_ends_it_well(
 
     def killed(self: Any, method: str, *arguments: Any, **named: Any) -> Any:
         nonlocal count
-        count += method != "GET"
-        dies = count == number and method != "GET"
+        # Connections of earlier tests that nobody has closed end their sessions when they are collected, at any time.
+        orders = method != "GET" and f":{lab.bmc.port}" in self._url
+        count += orders
+        dies = orders and count == number
         if dies and not after:
             raise Killed
         answer = real(self, method, *arguments, **named)
