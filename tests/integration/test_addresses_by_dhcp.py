@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from corral.v1 import group_pb2
 
-from tests.integration.test_service_on_hypervisors import configuration, machine_volumes, small, sweep
+from tests.integration.test_service_on_hypervisors import configuration, machine_volumes, serving, small
 from tests.lab.fixtures import GuestImage, guest_image, lab
 from tests.lab.fleet import Lab
 from tests.lab.namespaces import wait_until
@@ -48,14 +48,8 @@ def leases(lab: Lab, tmp_path: Path) -> Iterator[Path]:
 def corral(lab: Lab, guest_image: GuestImage, tmp_path: Path) -> Iterator[CorralProcess]:
     text = configuration(lab, guest_image)
     assert PLANNED in text
-    process = CorralProcess(tmp_path, text.replace(PLANNED, ""))
-    process.start()
-    try:
+    with serving(tmp_path, text.replace(PLANNED, ""), lab) as process:
         yield process
-    finally:
-        process.kill()
-        for hypervisor in lab:
-            sweep(hypervisor.uri)
 
 
 def test_members_have_the_addresses_that_a_dhcp_server_gave_them(corral: CorralProcess, lab: Lab, leases: Path) -> None:

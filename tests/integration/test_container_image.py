@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.libvirt.test_guest_image import loaded
-from tests.integration.test_service_on_hypervisors import ZONE, machine_volumes, sweep
+from tests.integration.test_service_on_hypervisors import ZONE, machine_volumes, serving
 from tests.lab.fixtures import GuestImage, guest_image, lab
 from tests.lab.fleet import Lab
 from tests.readme.commands import files, readme
@@ -33,6 +33,7 @@ echo answers > /tmp/index.html
 echo "the engine says that it begins"
 exec /opt/busybox httpd -f -p "$CORRAL_SERVICE_PORT" -h /tmp
 """
+NETWORK = 'kind = "bridge"\nsource = "br0"\nsubnet = "10.77.0.0/16"\npool = "10.77.1.10-10.77.1.99"\n'
 PASSWD = "root:x:0:0::/root:/bin/sh\nserver:x:1007:1008::/home/server:/bin/sh\n"
 SHOWN = "oci://registry.example/team/engine@sha256:DIGEST"
 RIGHT = "right 1007 /srv/here hello there requested 0 of 1"
@@ -46,24 +47,21 @@ def shelf(tmp_path: Path) -> Iterator[Registry]:
 
 @pytest.fixture
 def corral(lab: Lab, guest_image: GuestImage, tmp_path: Path) -> Iterator[CorralProcess]:
+    with serving(tmp_path, with_container_guest(lab, guest_image, NETWORK), lab) as process:
+        yield process
+
+
+def with_container_guest(lab: Lab, guest: GuestImage, network: str) -> str:
+    """A configuration by which images of registries on loopback run in the default guest."""
     hosts = "".join(
         f'[[hosts]]\nname = "hv{number}"\nzone = "zone-1"\ndriver = "libvirt"\n'
         f'socket = "{hypervisor.directory}/run/libvirt/libvirt-sock"\n'
         '[hosts.capacity]\nvcpu = 4\nmemory = "20GiB"\n'
         for number, hypervisor in enumerate(lab, start=1)
     )
-    network = 'kind = "bridge"\nsource = "br0"\nsubnet = "10.77.0.0/16"\npool = "10.77.1.10-10.77.1.99"\n'
     zone = f'[[zones]]\nuuid = "{ZONE}"\nname = "zone-1"\n[zones.network]\n{network}'
     catalog = '[catalog]\nimport_networks = ["127.0.0.0/8"]\ncontainer_guest = "guest"\n'
-    guest = f'[[images]]\nname = "guest"\nmanifest = "{guest_image.manifest}"\n'
-    process = CorralProcess(tmp_path, catalog + zone + guest + hosts)
-    process.start()
-    try:
-        yield process
-    finally:
-        process.kill()
-        for hypervisor in lab:
-            sweep(hypervisor.uri)
+    return catalog + zone + f'[[images]]\nname = "guest"\nmanifest = "{guest.manifest}"\n' + hosts
 
 
 def contained(directory: Path) -> Path:

@@ -10,7 +10,7 @@ import libvirt
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2, group_pb2, placement_pb2
 
-from tests.integration.test_service_on_hypervisors import configuration, domains, rows, small, sweep
+from tests.integration.test_service_on_hypervisors import configuration, domains, rows, serving, small
 from tests.lab.fixtures import GuestImage, guest_image, lab
 from tests.lab.fleet import Lab
 from tests.support.process import CorralProcess
@@ -33,14 +33,8 @@ def with_routes(lab: Lab, image: GuestImage) -> str:
 
 @pytest.fixture
 def corral(lab: Lab, guest_image: GuestImage, tmp_path: Path) -> Iterator[CorralProcess]:
-    process = CorralProcess(tmp_path, with_routes(lab, guest_image))
-    process.start()
-    try:
+    with serving(tmp_path, with_routes(lab, guest_image), lab) as process:
         yield process
-    finally:
-        process.kill()
-        for hypervisor in lab:
-            sweep(hypervisor.uri)
 
 
 def executing(lab: Lab, name: str) -> list[str]:

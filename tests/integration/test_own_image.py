@@ -16,7 +16,7 @@ import libvirt
 import pytest
 
 from tests.integration.libvirt.test_guest_image import loaded
-from tests.integration.test_service_on_hypervisors import ZONE, machine_volumes, sweep
+from tests.integration.test_service_on_hypervisors import ZONE, machine_volumes, serving
 from tests.lab.fixtures import lab
 from tests.lab.fleet import Lab
 from tests.readme.commands import files, readme
@@ -86,14 +86,8 @@ def corral(lab: Lab, tmp_path: Path) -> Iterator[CorralProcess]:
     )
     network = 'kind = "bridge"\nsource = "br0"\nsubnet = "10.77.0.0/16"\npool = "10.77.1.10-10.77.1.99"\n'
     zone = f'[[zones]]\nuuid = "{ZONE}"\nname = "zone-1"\n[zones.network]\n{network}'
-    process = CorralProcess(tmp_path, zone + hosts)
-    process.start()
-    try:
+    with serving(tmp_path, zone + hosts, lab) as process:
         yield process
-    finally:
-        process.kill()
-        for hypervisor in lab:
-            sweep(hypervisor.uri)
 
 
 def test_an_image_without_a_file_of_ours_becomes_a_model_that_answers(

@@ -25,7 +25,7 @@ from tests.integration.test_service_on_hypervisors import (
     configuration,
     domains,
     machine_volumes,
-    sweep,
+    serving,
 )
 from tests.lab.fixtures import GuestImage, guest_image, lab
 from tests.lab.fleet import Lab
@@ -39,14 +39,8 @@ pytestmark = [pytest.mark.qemu, pytest.mark.timeout(900)]
 
 @pytest.fixture
 def corral(lab: Lab, guest_image: GuestImage, tmp_path: Path) -> Iterator[CorralProcess]:
-    process = CorralProcess(tmp_path, configuration(lab, guest_image))
-    process.start()
-    try:
+    with serving(tmp_path, configuration(lab, guest_image), lab) as process:
         yield process
-    finally:
-        process.kill()
-        for hypervisor in lab:
-            sweep(hypervisor.uri)
 
 
 def recover(corral: CorralProcess, *more: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ import pytest
 from corral.v1 import fleet_pb2, group_pb2, placement_pb2
 
 from tests.integration.test_live_migration import corral_group, executing, joined_soon, with_routes
-from tests.integration.test_service_on_hypervisors import ENTRY, SMALL, ZONE, domains, rows, sweep
+from tests.integration.test_service_on_hypervisors import ENTRY, SMALL, ZONE, domains, rows, serving
 from tests.lab.fixtures import GuestImage, guest_image, lab
 from tests.lab.fleet import Lab
 from tests.support.process import CorralProcess
@@ -32,14 +32,8 @@ PRIORITY = 5
 
 @pytest.fixture
 def corral(lab: Lab, guest_image: GuestImage, tmp_path: Path) -> Iterator[CorralProcess]:
-    process = CorralProcess(tmp_path, with_routes(lab, guest_image) + FOUR_A_HOST)
-    process.start()
-    try:
+    with serving(tmp_path, with_routes(lab, guest_image) + FOUR_A_HOST, lab) as process:
         yield process
-    finally:
-        process.kill()
-        for hypervisor in lab:
-            sweep(hypervisor.uri)
 
 
 def one(cpu: int, memory: int = SMALL) -> list[group_pb2.NodeSpec]:

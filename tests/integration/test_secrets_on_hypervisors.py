@@ -11,7 +11,7 @@ import pytest
 from corral.v1 import deploy_pb2, group_pb2, secret_pb2, secret_pb2_grpc
 
 from service.store.offline import backup
-from tests.integration.test_service_on_hypervisors import ENTRY, SMALL, ZONE, configuration, machine_volumes, sweep
+from tests.integration.test_service_on_hypervisors import ENTRY, SMALL, ZONE, configuration, machine_volumes, serving
 from tests.lab.fixtures import GuestImage, guest_image, lab
 from tests.lab.fleet import Lab
 from tests.security.canary import command_lines, files_under, leaks, random_canary
@@ -34,14 +34,8 @@ def canary(tmp_path: Path) -> str:
 def corral(lab: Lab, guest_image: GuestImage, tmp_path: Path, canary: str) -> Iterator[CorralProcess]:
     text = 'level = "debug"\n' + configuration(lab, guest_image)
     secrets = f'\n[[secrets]]\nname = "token"\nfile = "token"\n{a_key(tmp_path)}'
-    process = CorralProcess(tmp_path, text + secrets)
-    process.start()
-    try:
+    with serving(tmp_path, text + secrets, lab) as process:
         yield process
-    finally:
-        process.kill()
-        for hypervisor in lab:
-            sweep(hypervisor.uri)
 
 
 def database(corral: CorralProcess) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -61,7 +62,14 @@ stop_grace_ms = 3000
 
 @pytest.fixture
 def corral(lab: Lab, guest_image: GuestImage, tmp_path: Path) -> Iterator[CorralProcess]:
-    process = CorralProcess(tmp_path, configuration(lab, guest_image))
+    with serving(tmp_path, configuration(lab, guest_image), lab) as process:
+        yield process
+
+
+@contextmanager
+def serving(directory: Path, text: str, lab: Lab) -> Iterator[CorralProcess]:
+    """The service with this configuration; afterwards no hypervisor has a domain."""
+    process = CorralProcess(directory, text)
     process.start()
     try:
         yield process
@@ -229,9 +237,7 @@ def test_other_peoples_domains_are_counted_as_used_and_never_touched(corral: Cor
 def test_a_host_that_can_not_create_is_shunned_and_the_gang_comes_up_elsewhere(
     lab: Lab, guest_image: GuestImage, tmp_path: Path
 ) -> None:
-    corral = CorralProcess(tmp_path, configuration(lab, guest_image, broken_bridge_on=1))
-    corral.start()
-    try:
+    with serving(tmp_path, configuration(lab, guest_image, broken_bridge_on=1), lab) as corral:
         policy = group_pb2.PlacementPolicy(strategy=placement_pb2.PLACEMENT_STRATEGY_SPREAD)
         group = corral.follow(corral.deploy("elsewhere", small(2), placement_policy=policy))
         assert group.status == "Running"
@@ -240,10 +246,6 @@ def test_a_host_that_can_not_create_is_shunned_and_the_gang_comes_up_elsewhere(
         corral.delete(group.uuid)
         assert domains(lab) == {}
         assert machine_volumes(lab) == []
-    finally:
-        corral.kill()
-        for hypervisor in lab:
-            sweep(hypervisor.uri)
 
 
 def test_the_log_is_json_and_a_stop_is_orderly(corral: CorralProcess) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.integration import test_container_image as container
 from tests.integration.test_container_image import shelf
-from tests.integration.test_service_on_hypervisors import ZONE, machine_volumes, sweep
+from tests.integration.test_service_on_hypervisors import machine_volumes, serving
 from tests.lab.fixtures import GuestImage, guest_image, lab
 from tests.lab.fleet import Lab
 from tests.support.process import ENVIRONMENT, CorralProcess
@@ -27,12 +27,6 @@ __all__ = ["guest_image", "lab", "shelf"]
 pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SERVER = "10.77.0.1"  # the lab's switch
-NETWORK = f"""kind = "bridge"
-source = "br0"
-subnet = "10.77.0.0/16"
-pool = "10.77.1.10-10.77.1.99"
-reachable = ["{SERVER}"]
-"""
 START = """#!/opt/busybox sh
 sum=$(/opt/busybox sha256sum < "$CORRAL_WEIGHTS_PATH")
 echo "weights ${sum%% *} at $CORRAL_WEIGHTS_PATH" > /tmp/complete
@@ -55,23 +49,9 @@ modelServices: [{uuid: e1de1e1de1e1de1e1de1e1de1e1de1e1, cpuNum: 1, memorySize: 
 
 @pytest.fixture
 def corral(lab: Lab, guest_image: GuestImage, tmp_path: Path) -> Iterator[CorralProcess]:
-    hosts = "".join(
-        f'[[hosts]]\nname = "hv{number}"\nzone = "zone-1"\ndriver = "libvirt"\n'
-        f'socket = "{hypervisor.directory}/run/libvirt/libvirt-sock"\n'
-        '[hosts.capacity]\nvcpu = 4\nmemory = "20GiB"\n'
-        for number, hypervisor in enumerate(lab, start=1)
-    )
-    zone = f'[[zones]]\nuuid = "{ZONE}"\nname = "zone-1"\n[zones.network]\n{NETWORK}'
-    catalog = '[catalog]\nimport_networks = ["127.0.0.0/8"]\ncontainer_guest = "guest"\n'
-    guest = f'[[images]]\nname = "guest"\nmanifest = "{guest_image.manifest}"\n'
-    process = CorralProcess(tmp_path, catalog + zone + guest + hosts)
-    process.start()
-    try:
+    text = container.with_container_guest(lab, guest_image, container.NETWORK + f'reachable = ["{SERVER}"]\n')
+    with serving(tmp_path, text, lab) as process:
         yield process
-    finally:
-        process.kill()
-        for hypervisor in lab:
-            sweep(hypervisor.uri)
 
 
 def test_weights_reach_an_engine_after_a_cut_and_other_bytes_do_not(
