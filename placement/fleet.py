@@ -115,15 +115,16 @@ class Host:
         return f"rack:{self.rack}" if self.rack is not None else f"host:{self.id}"
 
 
-def left(host: Host, member: Member) -> Host:
-    """The host once a member has left it; use never falls below zero."""
-    return replace(
-        host,
-        used=_changed(host.used, member.demand, -1),
-        cells=_cells(host, member, -1),
-        pools=_pools(host, dict(member.holds), -1),
-        members=tuple(other for other in host.members if other.id != member.id),
-    )
+def left(host: Host, *members: Member) -> Host:
+    """The host once these members have left it; use never falls below zero."""
+    used, cells, pools = host.used, host.cells, host.pools
+    for member in members:
+        used = _changed(used, member.demand, -1)
+        cells = _cells(cells, member, -1)
+        pools = _pools(pools, dict(member.holds), -1)
+    gone = {member.id for member in members}
+    there = tuple(other for other in host.members if other.id not in gone)
+    return replace(host, used=used, cells=cells, pools=pools, members=there)
 
 
 def joined(host: Host, member: Member, devices: Sequence[tuple[int, int]] = ()) -> Host:
@@ -132,9 +133,9 @@ def joined(host: Host, member: Member, devices: Sequence[tuple[int, int]] = ()) 
     member = replace(member, holds=_held(host, member, devices)) if host.pools or member.holds else member
     return replace(
         host,
-        pools=_pools(host, dict(member.holds), 1),
+        pools=_pools(host.pools, dict(member.holds), 1),
         used=_changed(host.used, member.demand, 1),
-        cells=_cells(host, member, 1),
+        cells=_cells(host.cells, member, 1),
         members=(*host.members, member),
     )
 
@@ -146,15 +147,15 @@ def _changed(used: Mapping[str, int], amounts: Mapping[str, int], sign: int) -> 
     return after
 
 
-def _cells(host: Host, member: Member, sign: int) -> tuple[Cell, ...]:
-    """The host's cells with the member's share taken from or added to those it is pinned to."""
+def _cells(cells: tuple[Cell, ...], member: Member, sign: int) -> tuple[Cell, ...]:
+    """A host's cells with the member's share taken from or added to those it is pinned to."""
     if not member.cells:
-        return host.cells
-    named = {name for cell in host.cells for name in cell.capacity}
+        return cells
+    named = {name for cell in cells for name in cell.capacity}
     share = {name: -(-amount // len(member.cells)) for name, amount in member.demand.items() if name in named}
     return tuple(
         replace(cell, used=_changed(cell.used, share, sign)) if number in member.cells else cell
-        for number, cell in enumerate(host.cells)
+        for number, cell in enumerate(cells)
     )
 
 
@@ -173,12 +174,12 @@ def _held(host: Host, member: Member, devices: Sequence[tuple[int, int]]) -> tup
     return tuple(sorted(counts.items()))
 
 
-def _pools(host: Host, counts: Mapping[int, int], sign: int) -> tuple[Pool, ...]:
-    """The host's pools with so many devices of each taken or given back."""
+def _pools(pools: tuple[Pool, ...], counts: Mapping[int, int], sign: int) -> tuple[Pool, ...]:
+    """A host's pools with so many devices of each taken or given back."""
     if not counts:
-        return host.pools
+        return pools
     return tuple(
-        replace(pool, used=max(0, pool.used + sign * counts.get(number, 0))) for number, pool in enumerate(host.pools)
+        replace(pool, used=max(0, pool.used + sign * counts.get(number, 0))) for number, pool in enumerate(pools)
     )
 
 

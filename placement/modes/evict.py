@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from itertools import combinations, repeat
+
+import numpy as np
 
 from placement.engine import DEFAULT, place
-from placement.model import Decision, InvalidPlacementInput, Policy, Proof, Request, Snapshot, Status, left
+from placement.model import Decision, InvalidPlacementInput, Policy, Proof, Request, Snapshot, Status
+from placement.modes.fleet_members import STAYS, Fleet
 from placement.modes.leavers import leavers
-from placement.modes.make_room import Fleet, sizer
 from placement.modes.moves import Evictions, Leaving, Neighbours
-from placement.packing.vacate import Resident, Vacated
+from placement.packing.vacate import Vacated
+from placement.problem.index import Ints
 from placement.stop import Stop, never
 
 MOST_SPARED = 24
@@ -54,29 +57,37 @@ def shared(group: Leaving) -> Neighbours:
     return Neighbours(group.nodes, costs)
 
 
+def owners(fleet: Fleet, leaving: Sequence[Leaving]) -> Ints:
+    """int64[M]: the number of the group that each member of the fleet is of, -1 where it is of none that may go."""
+    owner = {node.id: number for number, group in enumerate(leaving) for node in group.nodes}
+    return np.fromiter(map(owner.get, fleet.ids, repeat(-1)), np.int64, len(fleet.ids))
+
+
 @dataclass(slots=True, eq=False)
 class _Search:
+    """``owner``: int64[M], see ``owners``."""
+
     fleet: Fleet
     leaving: tuple[Leaving, ...]
     decision: Decision
     policy: Policy
     stop: Stop
-    owner: dict[str, int] = field(init=False)
+    owner: Ints = field(init=False)
 
     def __post_init__(self) -> None:
-        self.owner = {node.id: number for number, group in enumerate(self.leaving) for node in group.nodes}
+        self.owner = owners(self.fleet, self.leaving)
 
     def run(self) -> Evictions:
         undecided = False
         for level in sorted({group.level for group in self.leaving}):
             may = frozenset(number for number, group in enumerate(self.leaving) if group.level <= level)
-            found, members = self._cover(may)
+            found = self._cover(may)
             if found.lower is None:
                 continue
-            plan = self._plan(members, may, found.lower)
+            plan = self._plan(found.leaving, may, found.lower)
             if plan is not None and plan.proof is not Proof.OPTIMAL and not self.stop():
                 # Shares flatter who has fellows; each member at all of its group's cost does the opposite.
-                dear = self._plan(self._cover(may, whole=True)[1], may, found.lower)
+                dear = self._plan(self._cover(may, whole=True).leaving, may, found.lower)
                 plan = dear if dear is not None and _worth(dear) < _worth(plan) else plan
             if plan is not None:
                 return plan if plan.proof is Proof.OPTIMAL else self._proven(plan, may)
@@ -86,38 +97,19 @@ class _Search:
         status, proof = (Status.UNKNOWN, Proof.NONE) if undecided else (Status.INFEASIBLE, Proof.INFEASIBLE)
         return Evictions(status, self.decision, proof=proof, stopped=self.stop())
 
-    def _plan(self, members: list[str] | None, may: frozenset[int], lower: int) -> Evictions | None:
+    def _plan(self, members: tuple[int, ...] | None, may: frozenset[int], lower: int) -> Evictions | None:
         """The groups of these members, or all that may go, without those that need not after all."""
-        chosen = frozenset(self.owner[member] for member in members) if members is not None else may
+        chosen = frozenset(int(self.owner[member]) for member in members) if members is not None else may
         placed = self._without(chosen)
         if placed is None and chosen != may and not self.stop():
             chosen, placed = may, self._without(may)
         return None if placed is None else self._spared(chosen, placed, lower)
 
-    def _cover(self, may: frozenset[int], *, whole: bool = False) -> tuple[Vacated, list[str] | None]:
-        """The cheapest cover by members of these groups, and who they are; None where none was found. `whole`: each
-        member at the cost of all of its group."""
-        gang, size_of = self.fleet.gang, sizer(self.fleet.gang.names)
-        residents: list[list[Resident]] = []
-        names: list[list[str]] = []
-        for host in gang.index.hosts:
-            there = [m for m in host.members if m.id not in gang.request.staying]
-            names.append([m.id for m in there])
-            residents.append(
-                [
-                    Resident(
-                        size_of(m.demand),
-                        self._price(m.id, whole=whole) if self.owner.get(m.id, -1) in may else None,
-                        m.exclusive,
-                    )
-                    for m in there
-                ]
-            )
-        found = leavers(gang, residents, self.stop)
-        return found, None if found.leaving is None else [names[row][number] for row, number in found.leaving]
-
-    def _price(self, member: str, *, whole: bool) -> int:
-        return self.leaving[self.owner[member]].cost if whole else self.fleet.cost(member)
+    def _cover(self, may: frozenset[int], *, whole: bool = False) -> Vacated:
+        """The cheapest cover by members of these groups. ``whole``: each member at the cost of all of its group."""
+        cost = np.array([group.cost for group in self.leaving], np.int64)[self.owner] if whole else self.fleet.cost
+        price = np.where(np.isin(self.owner, list(may)), cost, STAYS)
+        return leavers(self.fleet.gang, replace(self.fleet.residents, cost=price), self.stop)
 
     def _without(self, chosen: frozenset[int]) -> Decision | None:
         """Where the gang goes once these groups are gone; None where it was not placed."""
@@ -126,16 +118,8 @@ class _Search:
 
     def _placed(self, chosen: frozenset[int]) -> Decision:
         """What is decided of the gang once these groups are gone."""
-        gone = {node.id for number in chosen for node in self.leaving[number].nodes}
-        changed = []
-        for host in self.fleet.snapshot.hosts:
-            emptied = host
-            for member in host.members:
-                if member.id in gone:
-                    emptied = left(emptied, member)
-            if emptied is not host:
-                changed.append(emptied)
-        return place(self.fleet.snapshot.updated(tuple(changed)), self.fleet.request, self.policy, self.stop)
+        changed = self.fleet.without(np.flatnonzero(np.isin(self.owner, list(chosen))).tolist())
+        return place(self.fleet.snapshot.updated(changed), self.fleet.request, self.policy, self.stop)
 
     def _proven(self, plan: Evictions, may: frozenset[int]) -> Evictions:
         """The cheapest set of all, or the plan with the cost of the first set of which it could not be said that the

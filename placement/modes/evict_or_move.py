@@ -10,29 +10,31 @@ whole groups have to leave as much as the gang lacks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+
+import numpy as np
 
 from placement.engine import DEFAULT, place
 from placement.model import (
     Decision,
     InvalidPlacementInput,
-    Member,
     Node,
     Policy,
     Proof,
     Request,
     Snapshot,
     Status,
-    left,
 )
-from placement.modes.evict import MOST_GROUPS, MOST_SETS, MOST_SPARED, evict, shared
+from placement.modes.evict import MOST_GROUPS, MOST_SETS, MOST_SPARED, evict, owners, shared
+from placement.modes.fleet_members import STAYS, Fleet, sizes
 from placement.modes.leavers import leavers
-from placement.modes.make_room import Fleet, make_room, sizer
+from placement.modes.make_room import make_room
 from placement.modes.moves import Evictions, Leaving, MadeRoom, Neighbours
 from placement.packing.cover import cheapest_cover
-from placement.packing.vacate import Resident
+from placement.packing.vacate import Residents
+from placement.problem.index import Bools, Ints
 from placement.stop import Stop, never
 
 ATTEMPTS = 6
@@ -72,7 +74,8 @@ class _Bound:
 
 @dataclass(slots=True, eq=False)
 class _Search:
-    """``fleet``: with the members of groups that may go as large as these say; ``known``: what was tried so far."""
+    """``fleet``: with the members of groups that may go as large as these say; ``owner``: int64[M], see ``owners``;
+    ``moves``: bool[M], the members that may move; ``known``: what was tried so far."""
 
     snapshot: Snapshot
     fleet: Fleet
@@ -81,14 +84,16 @@ class _Search:
     decision: Decision
     policy: Policy
     stop: Stop
-    owner: dict[str, int] = field(init=False)
+    owner: Ints = field(init=False)
+    moves: Bools = field(init=False)
     movable: dict[str, Node] = field(init=False)
     lacking: dict[str, int] = field(init=False)
     known: dict[frozenset[int], MadeRoom] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.owner = {node.id: number for number, group in enumerate(self.leaving) for node in group.nodes}
+        self.owner = owners(self.fleet, self.leaving)
         self.movable = {node.id: node for group in self.neighbours for node in group.nodes}
+        self.moves = np.fromiter((name in self.movable for name in self.fleet.ids), np.bool_, len(self.fleet.ids))
         self.lacking = _lacking(self.fleet.snapshot, self.fleet.request)
 
     def run(self) -> Evictions:
@@ -121,21 +126,14 @@ class _Search:
     def _moves(self, chosen: frozenset[int]) -> MadeRoom:
         if any(amount > self._left_by(chosen, name) for name, amount in self.lacking.items()):
             return MadeRoom(Status.INFEASIBLE, self.decision, proof=Proof.INFEASIBLE)
-        gone = {node.id: node for number in chosen for node in self.leaving[number].nodes}
-        changed = []
-        for host in self.snapshot.hosts:
-            emptied = host
-            for member in host.members:
-                if member.id in gone:
-                    emptied = left(emptied, replace(member, demand=gone[member.id].demand))
-            if emptied is not host:
-                changed.append(emptied)
+        gone = {node.id for number in chosen for node in self.leaving[number].nodes}
+        changed = self.fleet.without(np.flatnonzero(np.isin(self.owner, list(chosen))).tolist())
         staying = [
             group
             for group in self.neighbours
-            if not any(node.id in gone for node in group.nodes) and gone.keys().isdisjoint(group.staying)
+            if not any(node.id in gone for node in group.nodes) and gone.isdisjoint(group.staying)
         ]
-        without = self.snapshot.updated(tuple(changed)) if changed else self.snapshot
+        without = self.snapshot.updated(changed) if changed else self.snapshot
         return make_room(without, self.fleet.request, staying, self.policy, self.stop)
 
     def _left_by(self, chosen: Iterable[int], name: str) -> int:
@@ -153,11 +151,7 @@ class _Search:
         found = leavers(self.fleet.gang, self._residents(may), self.stop)
         if found.lower is None:
             return None
-        first: set[int] = set()
-        for row, place_there in found.leaving or ():
-            member = self._there(row)[place_there]
-            if member not in self.movable:
-                first.add(self.owner[member])
+        first = {int(self.owner[number]) for number in found.leaving or () if not self.moves[number]}
         picked = self._filled(may, frozenset(), {})
         if picked is None:
             return None
@@ -166,33 +160,12 @@ class _Search:
         groups = missing[1] if missing is not None else groups
         return _Bound(max(least, found.lower), frozenset(first) | groups)
 
-    def _there(self, row: int) -> list[str]:
-        gang = self.fleet.gang
-        return [m.id for m in gang.index.hosts[row].members if m.id not in gang.request.staying]
-
-    def _residents(self, may: frozenset[int]) -> list[list[Resident]]:
-        gang, size_of = self.fleet.gang, sizer(self.fleet.gang.names)
-        return [
-            [
-                Resident(size_of(self._size(m)), self._price(m.id, may), m.exclusive)
-                for m in host.members
-                if m.id not in gang.request.staying
-            ]
-            for host in gang.index.hosts
-        ]
-
-    def _size(self, member: Member) -> Mapping[str, int]:
-        """What it leaves, whether it goes or moves; the fleet may not know the demand of one that moves."""
-        node = self.movable.get(member.id)
-        if node is None or member.id not in self.owner:
-            return member.demand if node is None else node.demand
-        names = {*node.demand, *member.demand}
-        return {name: max(node.demand.get(name, 0), member.demand.get(name, 0)) for name in names}
-
-    def _price(self, member: str, may: frozenset[int]) -> int | None:
-        if member in self.movable:
-            return 0
-        return self.fleet.cost(member) if self.owner.get(member, -1) in may else None
+    def _residents(self, may: frozenset[int]) -> Residents:
+        """All members; one that may move costs nothing, and leaves what it does, whether it goes or moves."""
+        fleet = self.fleet
+        size = np.maximum(fleet.size, sizes(self.movable, fleet.ids, fleet.gang.names))
+        cost = np.where(np.isin(self.owner, list(may)), fleet.cost, STAYS)
+        return replace(fleet.residents, size=size, cost=np.where(self.moves, 0, cost))
 
     def _filled(
         self, may: Iterable[int], chosen: frozenset[int], more: dict[str, int]

@@ -8,17 +8,17 @@ from dataclasses import replace
 import numpy as np
 
 from placement.constraints import AtMost, Scope, Together
-from placement.packing.vacate import Cap, Houses, Resident, Vacated, vacate
+from placement.packing.vacate import Cap, Houses, Residents, Vacated, vacate
 from placement.problem.gang import FIRST, Gang, allowed_hosts
 from placement.problem.index import Bools, Ints
 from placement.problem.topology import domains
 from placement.stop import Stop
 
 
-def leavers(gang: Gang, residents: list[list[Resident]], stop: Stop) -> Vacated:
+def leavers(gang: Gang, residents: Residents, stop: Stop) -> Vacated:
     """The cheapest cover on all hosts; under a rule that keeps the gang in one rack or zone, the cheapest of each.
 
-    ``residents``: those of each host of the gang's index, without the gang's own members.
+    ``residents``: those of the hosts of the gang's index, without the gang's own members.
     """
     best: Vacated | None = None
     for mask in _confinements(gang):
@@ -46,7 +46,7 @@ def _confinements(gang: Gang) -> Iterator[Bools]:
     yield np.ones(len(gang.index.hosts), np.bool_)
 
 
-def _vacate(gang: Gang, residents: list[list[Resident]], within: Bools, stop: Stop) -> Vacated:
+def _vacate(gang: Gang, residents: Residents, within: Bools, stop: Stop) -> Vacated:
     """The cheapest who leave so that the gang fits into the hosts ``within``."""
     rows = np.flatnonzero(within)
     anywhere = np.ones(len(within), np.bool_)
@@ -54,20 +54,31 @@ def _vacate(gang: Gang, residents: list[list[Resident]], within: Bools, stop: St
     allowed = np.stack([allowed_hosts(open_gang, kind)[rows] for kind in gang.kinds])
     useful = allowed.any(axis=0)
     rows, allowed = rows[useful], allowed[:, useful]
+    numbers, those = _on(residents, rows, len(within))
     houses = Houses(
         gang.demand,
         gang.counts,
         _room(gang, rows),
         allowed,
         np.array([kind.sample.exclusive for kind in gang.kinds]),
-        [residents[row] for row in rows.tolist()],
+        those,
         tuple(_caps(gang, len(rows))),
     )
     found = vacate(houses, stop)
     if found.leaving is None and found.lower == 0:
         found = _as_one_kind(houses, stop)
-    leaving = found.leaving and tuple((int(rows[h]), number) for h, number in found.leaving)
-    return replace(found, leaving=leaving)
+    return replace(found, leaving=found.leaving and tuple(numbers[list(found.leaving)].tolist()))
+
+
+def _on(residents: Residents, rows: Ints, hosts: int) -> tuple[Ints, Residents]:
+    """(numbers, residents) of those who live on some of the hosts, which are counted anew."""
+    if len(rows) == hosts:
+        return np.arange(len(residents.host)), residents
+    renumbered = np.full(hosts, -1, np.int64)
+    renumbered[rows] = np.arange(len(rows))
+    host = renumbered[residents.host]
+    numbers = np.flatnonzero(host >= 0)
+    return numbers, Residents(host[numbers], residents.size[numbers], residents.cost[numbers], residents.alone[numbers])
 
 
 def _as_one_kind(houses: Houses, stop: Stop) -> Vacated:
@@ -103,13 +114,11 @@ def _as_one_kind(houses: Houses, stop: Stop) -> Vacated:
 def _room(gang: Gang, rows: Ints) -> Ints:
     """int64[H, R]: what is left of each host, below zero where more is used than it has."""
     hosts = gang.index.hosts
-    return np.array(
-        [
-            [hosts[row].capacity.get(name, 0) - hosts[row].used.get(name, 0) for name in gang.names]
-            for row in rows.tolist()
-        ],
-        np.int64,
-    ).reshape(len(rows), len(gang.names))
+    room = gang.free[rows].copy()
+    for at in np.flatnonzero((room == 0).any(axis=1)).tolist():
+        host = hosts[rows[at]]
+        room[at] = [host.capacity.get(name, 0) - host.used.get(name, 0) for name in gang.names]
+    return room
 
 
 def _caps(gang: Gang, hosts: int) -> Iterator[Cap]:

@@ -10,18 +10,15 @@ hold their own groups' rules one after another, in the order in which they are g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import itemgetter
 
 from placement.engine import DEFAULT, place
 from placement.model import (
     Assignment,
     Decision,
     Host,
-    InvalidPlacementInput,
     Member,
-    Node,
     Policy,
     Proof,
     Request,
@@ -31,10 +28,12 @@ from placement.model import (
     joined,
     left,
 )
+from placement.modes.fleet_members import Fleet
 from placement.modes.leavers import leavers
 from placement.modes.moves import MOST_COST, MadeRoom, Move, Neighbours
-from placement.packing.vacate import Resident, Vacated
-from placement.problem.gang import Gang, collapse
+from placement.packing.vacate import Vacated
+from placement.problem.gang import Gang
+from placement.problem.index import Ints
 from placement.stop import Stop, never
 
 ATTEMPTS = 12
@@ -61,53 +60,6 @@ def make_room(
     return _Search(fleet, decision, replace(policy, explain=False, max_placed=False), stop).run()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Fleet:
-    """The question. ``owner``: member -> its neighbours; ``home``: member -> its host; ``costs``: of its move."""
-
-    snapshot: Snapshot
-    request: Request
-    gang: Gang
-    owner: dict[str, Neighbours]
-    nodes: dict[str, Node]
-    home: dict[str, str]
-    costs: dict[str, int]
-
-    @classmethod
-    def of(cls, snapshot: Snapshot, request: Request, neighbours: Sequence[Neighbours]) -> Fleet:
-        """The question for these neighbours. Raises ``InvalidPlacementInput``."""
-        living = {member.id: host.id for host in snapshot.hosts for member in host.members}
-        owner: dict[str, Neighbours] = {}
-        nodes: dict[str, Node] = {}
-        for group in neighbours:
-            for node in group.nodes:
-                if node.id in owner or node.id in request.staying:
-                    raise InvalidPlacementInput("neighbours", f"{node.id!r} is listed twice, or is of the gang")
-                if node.id not in living:
-                    raise InvalidPlacementInput("neighbours", f"{node.id!r} lives on no host")
-                owner[node.id], nodes[node.id] = group, node
-        home = {member: host for member, host in living.items() if member in owner}
-        costs = {member: cost for group in neighbours for member, cost in group.costs.items()}
-        snapshot = _sized(snapshot, nodes)
-        return cls(snapshot, request, collapse(snapshot, request), owner, nodes, home, costs)
-
-    def cost(self, member: str) -> int:
-        """What its move costs."""
-        return self.costs[member]
-
-
-def _sized(snapshot: Snapshot, nodes: Mapping[str, Node]) -> Snapshot:
-    """The fleet with each neighbour as large as its node says: a member whose demand nobody gave weighs nothing."""
-    changed = [
-        replace(
-            host, members=tuple(replace(m, demand=nodes[m.id].demand) if m.id in nodes else m for m in host.members)
-        )
-        for host in snapshot.hosts
-        if any(m.id in nodes and m.demand != nodes[m.id].demand for m in host.members)
-    ]
-    return snapshot.updated(changed) if changed else snapshot
-
-
 @dataclass(slots=True, eq=False)
 class _Search:
     """``dearer``: demand -> how many times a member that asks for it was left without a home."""
@@ -127,10 +79,10 @@ class _Search:
         for attempt in range(ATTEMPTS):
             if found.leaving is None or (attempt and self.stop()):
                 break
-            plan = self._plan(self._named(found.leaving))
+            plan = self._plan(found.leaving)
             if plan is not None:
                 moves, placed = plan
-                cost = sum(self.fleet.cost(move.member) for move in moves)
+                cost = sum(int(self.fleet.cost[number]) for number in found.leaving)
                 proof = Proof.OPTIMAL if cost == lower else Proof.GAP
                 return MadeRoom(Status.PLACED, self.decision, moves, placed, cost, lower, proof, stopped=self.stop())
             if not self.homeless:
@@ -142,83 +94,55 @@ class _Search:
     # --- who leaves ---------------------------------------------------------------------------------------------------
 
     def _cheapest(self) -> Vacated:
-        """The cheapest cover: (row of a host, position among its members) of each that leaves."""
-        numbers, residents = self._residents()
-        found = leavers(self.fleet.gang, residents, self.stop)
-        return replace(found, leaving=found.leaving and tuple((h, numbers[h][n]) for h, n in found.leaving))
+        """The cheapest cover at what members cost now."""
+        residents = self.fleet.residents
+        return leavers(self.fleet.gang, replace(residents, cost=self._prices(residents.cost)), self.stop)
 
-    def _residents(self) -> tuple[list[list[int]], list[list[Resident]]]:
-        """(positions among its members, residents) of each host of the index; the gang's own members stay aside."""
-        gang, costs = self.fleet.gang, self.fleet.costs
-        staying, size_of = gang.request.staying, sizer(gang.names)
-        numbers: list[list[int]] = []
-        residents: list[list[Resident]] = []
-        for host in gang.index.hosts:
-            own = [n for n, m in enumerate(host.members) if m.id not in staying]
-            there = host.members if len(own) == len(host.members) else [host.members[n] for n in own]
-            numbers.append(own)
-            if self.dearer:
-                told = [Resident(size_of(m.demand), self._price(m, costs.get(m.id)), m.exclusive) for m in there]
-            else:
-                told = [Resident(size_of(m.demand), costs.get(m.id), m.exclusive) for m in there]
-            residents.append(told)
-        return numbers, residents
-
-    def _price(self, member: Member, cost: int | None) -> int | None:
-        if cost is None or not self.dearer:
+    def _prices(self, cost: Ints) -> Ints:
+        """int64[M]: the costs, those raised that members without homes have made dearer."""
+        if not self.dearer:
             return cost
-        times = self.dearer.get(_size(member.demand), 0)
-        by, over = DEARER
-        return min((cost + 1) * by**times // over**times, MOST_COST) if times else cost
+        prices, (by, over) = cost.copy(), DEARER
+        for number, name in enumerate(self.fleet.ids):
+            node = self.fleet.nodes.get(name)
+            times = self.dearer.get(_size(node.demand), 0) if node is not None else 0
+            if times:
+                prices[number] = min((int(cost[number]) + 1) * by**times // over**times, MOST_COST)
+        return prices
 
     def _make_dearer(self, members: Sequence[str]) -> None:
         for size in {_size(self.fleet.nodes[member].demand) for member in members}:
             self.dearer[size] = self.dearer.get(size, 0) + 1
 
-    def _named(self, leaving: tuple[tuple[int, int], ...]) -> tuple[str, ...]:
-        hosts = self.fleet.gang.index.hosts
-        return tuple(hosts[row].members[number].id for row, number in leaving)
-
     # --- where all go -------------------------------------------------------------------------------------------------
 
-    def _plan(self, leaving: tuple[str, ...]) -> tuple[tuple[Move, ...], Decision] | None:
+    def _plan(self, leaving: tuple[int, ...]) -> tuple[tuple[Move, ...], Decision] | None:
         """The gang on the fleet without the leaving, and they on what it leaves; None where either finds no place."""
         fleet = self.fleet
         self.homeless = ()
-        hosts = {host.id: host for host in fleet.snapshot.hosts}
-        gone = dict(hosts)
-        for member in leaving:
-            home = fleet.home[member]
-            gone[home] = left(gone[home], next(m for m in hosts[home].members if m.id == member))
-        vacated = frozenset(fleet.home[member] for member in leaving)
-        without = fleet.snapshot.updated(tuple(gone[host] for host in sorted(vacated)))
+        without = fleet.snapshot.updated(fleet.without(leaving))
         decision = place(without, fleet.request, self.policy, self.stop)
         if decision.status is not Status.PLACED:
             return None
-        landed = _landed(hosts, fleet.request, decision.assignments)
-        moves = self._homes(fleet.snapshot.updated(tuple(landed.values())), leaving, vacated)
+        landed = fleet.snapshot.updated(_landed(fleet.gang, decision.assignments))
+        moves = self._homes(landed, {fleet.ids[number]: number for number in leaving})
         return None if moves is None else (moves, decision)
 
-    def _homes(self, snapshot: Snapshot, leaving: tuple[str, ...], vacated: frozenset[str]) -> tuple[Move, ...] | None:
-        """The moves. On ``snapshot`` the gang has landed and the leaving are still where they were."""
+    def _homes(self, snapshot: Snapshot, leaving: Mapping[str, int]) -> tuple[Move, ...] | None:
+        """The moves. On ``snapshot`` the gang has landed and the leaving, with their numbers, are where they were."""
         moves: list[Move] = []
         homeless: list[str] = []
-        where = dict(self.fleet.home)
-        for members, request in self._steps(leaving, vacated, where):
+        fleet = self.fleet
+        for members, request, where in self._steps(leaving):
             decision = self._housed(snapshot, request)
             if decision.status is not Status.PLACED:
                 homeless += self._unhoused(snapshot, request) if len(members) > 1 else members
                 continue
-            arrived: dict[str, Host] = {}
-            hosts = {host.id: host for host in snapshot.hosts}
-            for node, target, cells, devices in decision.assignments:
-                source = where[node]
-                member = next(m for m in hosts[source].members if m.id == node)
-                arrived[source] = left(arrived.get(source, hosts[source]), member)
-                arrived[target] = joined(arrived.get(target, hosts[target]), replace(member, cells=cells), devices)
-                moves.append(Move(node, source, target, cells, devices))
-                where[node] = target
-            snapshot = snapshot.updated(tuple(arrived.values()))
+            gone = [Move(a.node, fleet.home(leaving[a.node]).id, *a[1:]) for a in decision.assignments]
+            moves += gone
+            if where is not None:
+                snapshot = snapshot.updated(_arrived(snapshot, [(fleet.member(leaving[m.member]), m) for m in gone]))
+                where.update({move.member: move.target for move in gone})
         self.homeless = tuple(homeless)
         return None if homeless else tuple(moves)
 
@@ -229,29 +153,29 @@ class _Search:
         undecided = decision.status is Status.UNKNOWN and quick != self.policy and not self.stop()
         return place(snapshot, request, self.policy, self.stop) if undecided else decision
 
-    def _steps(
-        self, leaving: tuple[str, ...], vacated: frozenset[str], where: Mapping[str, str]
-    ) -> Iterator[tuple[list[str], Request]]:
-        """(members, request) by request: first each one that rules speak of, alone, then all the others together."""
+    def _steps(self, leaving: Mapping[str, int]) -> Iterator[tuple[list[str], Request, dict[str, str] | None]]:
+        """(members, request, where all live) by request: first each one that rules speak of, alone, then all the others
+        together. None where it no longer matters where these go."""
         fleet = self.fleet
-        ruled = [m for m in leaving if fleet.owner[m].ruled or fleet.nodes[m].exclusive]
-        ruled.sort(key=lambda m: (-fleet.cost(m), m))
+        vacated = frozenset(fleet.home(number).id for number in leaving.values())
+        owner = {node.id: group for group in fleet.neighbours for node in group.nodes if node.id in leaving}
+        ruled = [m for m in leaving if owner[m].ruled or fleet.nodes[m].exclusive]
+        ruled.sort(key=lambda m: (-fleet.cost[leaving[m]], m))
+        where = {name: fleet.home(number).id for number, name in enumerate(fleet.ids)} if ruled else {}
         for member in ruled:
-            group = fleet.owner[member]
+            group = owner[member]
             others = {node.id: where[node.id] for node in group.nodes if node.id != member}
-            yield (
-                [member],
-                Request(
-                    (fleet.nodes[member],),
-                    constraints=group.constraints,
-                    excluded_hosts=vacated | group.excluded_hosts,
-                    staying={**group.staying, **others},
-                ),
+            request = Request(
+                (fleet.nodes[member],),
+                constraints=group.constraints,
+                excluded_hosts=vacated | group.excluded_hosts,
+                staying={**group.staying, **others},
             )
+            yield [member], request, where
         free = [m for m in leaving if m not in set(ruled)]
         if free:
             nodes = tuple(fleet.nodes[member] for member in sorted(free))
-            yield free, Request(nodes, Strategy.LEAST_LOST_VALUE, excluded_hosts=vacated)
+            yield free, Request(nodes, Strategy.LEAST_LOST_VALUE, excluded_hosts=vacated), None
 
     def _unhoused(self, snapshot: Snapshot, request: Request) -> list[str]:
         """Which of several members find no home."""
@@ -259,31 +183,29 @@ class _Search:
         return list(most.unplaced) or [node.id for node in request.nodes]
 
 
-def sizer(names: tuple[str, ...]) -> Callable[[Mapping[str, int]], tuple[int, ...]]:
-    """Takes some resources out of a demand; most members name them all, and for those it has to be fast."""
-    if len(names) < 2:
-        return lambda demand: tuple(demand.get(name, 0) for name in names)
-    pick: Callable[[Mapping[str, int]], tuple[int, ...]] = itemgetter(*names)
-
-    def sizes(demand: Mapping[str, int]) -> tuple[int, ...]:
-        try:
-            return pick(demand)
-        except KeyError:
-            return tuple(demand.get(name, 0) for name in names)
-
-    return sizes
-
-
 def _size(demand: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(demand.items()))
 
 
-def _landed(hosts: Mapping[str, Host], request: Request, assignments: Sequence[Assignment]) -> dict[str, Host]:
+def _landed(gang: Gang, assignments: Sequence[Assignment]) -> tuple[Host, ...]:
     """The hosts with the gang's nodes on them. A copy of a node is a member of its own."""
-    nodes = {node.id: node for node in request.nodes}
+    nodes = {node.id: node for node in gang.request.nodes}
+    hosts, position = gang.index.hosts, gang.index.position
     changed: dict[str, Host] = {}
     for copy, (name, host, cells, devices) in enumerate(assignments):
         node = nodes[name]
         member = Member(f"{name}/{copy}", node.demand, node.labels, False, node.exclusive, cells)
-        changed[host] = joined(changed.get(host, hosts[host]), member, devices)
-    return changed
+        changed[host] = joined(changed.get(host, hosts[position[host]]), member, devices)
+    return tuple(changed.values())
+
+
+def _arrived(snapshot: Snapshot, moves: Sequence[tuple[Member, Move]]) -> tuple[Host, ...]:
+    """The hosts that these leave and where they arrive, after it."""
+    hosts = {host.id: host for host in snapshot.hosts}
+    changed: dict[str, Host] = {}
+    for member, move in moves:
+        source, target = move.source, move.target
+        changed[source] = left(changed.get(source, hosts[source]), member)
+        there = replace(member, cells=move.cells)
+        changed[target] = joined(changed.get(target, hosts[target]), there, move.devices)
+    return tuple(changed.values())

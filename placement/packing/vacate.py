@@ -7,10 +7,8 @@ cheaper, so the cover's cost bounds every plan that makes room, chains of moves 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,15 +21,18 @@ MOST_SHAPES = 2_000
 MANY = np.int64(1) << 60
 
 
-class Resident(NamedTuple):
-    """Somebody who lives on a host. ``size``: by resource; ``cost``: what its leaving costs, None where it cannot.
+@dataclass(frozen=True, slots=True, eq=False)
+class Residents:
+    """M who live on hosts. ``host``: int64[M], ascending; ``size``: int64[M, R]; ``cost``: int64[M], what the leaving
+    of each costs, below zero where it cannot.
 
-    ``alone``: it keeps its host for its own gang, so that it must leave before anybody else comes.
+    ``alone``: bool[M], it keeps its host for its own gang, so that it must leave before anybody else comes.
     """
 
-    size: tuple[int, ...]
-    cost: int | None
-    alone: bool = False
+    host: Ints
+    size: Ints
+    cost: Ints
+    alone: Bools
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +48,7 @@ class Houses:
     """K kinds wanted ``counts`` (int64[K]) times, each of ``demand`` (int64[K, R]), and H hosts.
 
     ``free``: int64[H, R], below zero where a host is over-committed. ``allowed``: bool[K, H], whatever a host's room.
-    ``strict``: bool[K], kinds that share a host with no resident. ``residents``: those of each host.
+    ``strict``: bool[K], kinds that share a host with no resident.
     """
 
     demand: Ints
@@ -55,18 +56,18 @@ class Houses:
     free: Ints
     allowed: Bools
     strict: Bools
-    residents: Sequence[Sequence[Resident]]
+    residents: Residents
     caps: tuple[Cap, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Vacated:
-    """``leaving``: (host, its resident's number) of each one that leaves, or None where no cover was found.
+    """``leaving``: the numbers of the residents that leave, or None where no cover was found.
 
     ``lower``: no plan costs less; None: no plan exists at all.
     """
 
-    leaving: tuple[tuple[int, int], ...] | None
+    leaving: tuple[int, ...] | None
     cost: int
     lower: int | None
 
@@ -83,12 +84,8 @@ def _shapes(houses: Houses) -> list[tuple[int, ...]] | None:
     """Every count of nodes by kind that some host could take once all have left; None where there are too many."""
     if float(np.prod(houses.counts.astype(np.float64) + 1)) > MOST_STATES:
         return None
-    nothing = [(0,) * houses.free.shape[1]]
-    going = [
-        [sum(column) for column in zip(*([r.size for r in residents if r.cost is not None] or nothing), strict=True)]
-        for residents in houses.residents
-    ]
-    most = houses.free + np.array(going, np.int64).reshape(houses.free.shape)
+    going, may = houses.residents, houses.residents.cost >= 0
+    most = _added(houses.free, going.host[may], going.size[may])
     found: list[tuple[int, ...]] = []
     limits = []
     for kind, count in enumerate(houses.counts.tolist()):
@@ -105,6 +102,14 @@ def _shapes(houses: Houses) -> list[tuple[int, ...]] | None:
         if _takers(houses, most, shape).any():
             found.append(shape)
     return found
+
+
+def _added(room: Ints, host: Ints, size: Ints) -> Ints:
+    """The room of hosts once residents of these sizes have left them; ``host`` ascends."""
+    sums = np.zeros((len(size) + 1, room.shape[1]), np.int64)
+    np.cumsum(size, axis=0, out=sums[1:])
+    start = np.searchsorted(host, np.arange(len(room) + 1))
+    return room + sums[start[1:]] - sums[start[:-1]]
 
 
 def _takers(houses: Houses, room: Ints, shape: tuple[int, ...]) -> Bools:
@@ -124,33 +129,34 @@ def _takers(houses: Houses, room: Ints, shape: tuple[int, ...]) -> Bools:
 class _Search:
     """``lower``: int64[S, H], at least what a shape costs on a host, MANY where it has no place; ``exact``: bool[S, H].
 
-    ``chosen``: the cheapest known leavers of an exact offer.
+    ``chosen``: the cheapest known leavers of an exact offer, beside those who ``must`` leave before anybody comes. Host
+    h has the residents from ``start[h]`` on.
     """
 
     houses: Houses
     shapes: list[tuple[int, ...]]
-    movable: list[list[int]] = field(default_factory=list)
-    must: list[list[int]] = field(default_factory=list)
+    start: Ints = field(init=False)
+    movable: Bools = field(init=False)
+    must: Bools = field(init=False)
+    base: Ints = field(init=False)
+    free: Ints = field(init=False)
     lower: Ints = field(init=False)
     upper: Ints = field(init=False)
     exact: Bools = field(init=False)
     chosen: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        houses = self.houses
-        closed = np.zeros(len(houses.residents), np.bool_)
-        crowded = np.zeros(len(houses.residents), np.bool_)
-        for row, residents in enumerate(houses.residents):
-            fixed = any(r.cost is None for r in residents)
-            alone = any(r.alone for r in residents)
-            self.must.append([n for n, r in enumerate(residents) if r.alone and r.cost is not None] if alone else [])
-            self.movable.append(
-                [n for n, r in enumerate(residents) if r.cost is not None and not r.alone]
-                if fixed or alone
-                else list(range(len(residents)))
-            )
-            closed[row] = alone and any(r.alone and r.cost is None for r in residents)
-            crowded[row] = fixed
+        houses, those = self.houses, self.houses.residents
+        hosts = len(houses.free)
+        self.start = np.searchsorted(those.host, np.arange(hosts + 1))
+        fixed = those.cost < 0
+        self.movable, self.must = ~fixed & ~those.alone, ~fixed & those.alone
+        self.base = np.zeros(hosts, np.int64)
+        np.add.at(self.base, those.host[self.must], those.cost[self.must])
+        self.free = _added(houses.free, those.host[self.must], those.size[self.must])
+        closed, crowded = np.zeros(hosts, np.bool_), np.zeros(hosts, np.bool_)
+        closed[those.host[fixed & those.alone]] = True
+        crowded[those.host[fixed]] = True
         self.lower, self.exact = _lower_costs(self, closed, crowded)
         self.upper = np.where(self.exact, self.lower, MANY)
 
@@ -170,25 +176,36 @@ class _Search:
             if not open_picks or stop():
                 return Vacated(best.leaving, best.cost, min(int(bound), best.cost))
 
-    def _leavers(self, picks: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-        return tuple((h, number) for s, h in picks for number in (*self.must[h], *self.chosen.get((s, h), ())))
+    def strict(self, shape: int) -> bool:
+        """Whether the shape shares its host with no resident."""
+        return any(self.houses.strict[k] for k, count in enumerate(self.shapes[shape]) if count)
+
+    def _there(self, row: int, which: Bools) -> list[int]:
+        """The numbers of those residents of a host."""
+        first = int(self.start[row])
+        return [first + int(n) for n in np.flatnonzero(which[first : self.start[row + 1]])]
+
+    def _leavers(self, picks: list[tuple[int, int]]) -> tuple[int, ...]:
+        found: list[int] = []
+        for shape, row in picks:
+            found += self._there(row, self.must)
+            found += self._there(row, self.movable) if self.strict(shape) else self.chosen.get((shape, row), ())
+        return tuple(found)
 
     def _settle(self, shape: int, row: int) -> None:
         """What the offer costs exactly, or within the bounds that the steps of a search allow."""
-        if any(self.houses.strict[k] for k, count in enumerate(self.shapes[shape]) if count):
-            raise AssertionError("an offer that needs the whole host is exact from the start")
-        residents = self.houses.residents[row]
-        must = sum(residents[n].cost or 0 for n in self.must[row])
-        free = self.houses.free[row] + sum(np.array(residents[n].size, np.int64) for n in self.must[row])
+        assert not self.strict(shape), "an offer that needs the whole host is exact from the start"
+        residents, numbers = self.houses.residents, self._there(row, self.movable)
         asked = np.array(self.shapes[shape], np.int64) @ self.houses.demand
-        need = np.where(asked > 0, asked - free, 0)
-        sizes = [residents[n].size for n in self.movable[row]]
-        costs = [residents[n].cost or 0 for n in self.movable[row]]
-        lower, cost, picked = cheapest_cover(sizes, costs, [max(0, int(part)) for part in need])
-        self.lower[shape, row] = max(int(self.lower[shape, row]), must + lower)
-        self.upper[shape, row] = must + cost
+        need = np.where(asked > 0, np.maximum(0, asked - self.free[row]), 0)
+        lower, cost, picked = cheapest_cover(
+            residents.size[numbers].tolist(), residents.cost[numbers].tolist(), need.tolist()
+        )
+        base = int(self.base[row])
+        self.lower[shape, row] = max(int(self.lower[shape, row]), base + lower)
+        self.upper[shape, row] = base + cost
         self.exact[shape, row] = True
-        self.chosen[shape, row] = tuple(self.movable[row][n] for n in picked)
+        self.chosen[shape, row] = tuple(numbers[n] for n in picked)
 
     def _cover(self, total: tuple[int, ...], costs: Ints) -> tuple[int, list[tuple[int, int]]]:
         """(least cost, (shape, host) picked) of a cover with exactly ``total`` nodes by kind."""
@@ -235,38 +252,29 @@ class _Search:
 
 def _lower_costs(search: _Search, closed: Bools, crowded: Bools) -> tuple[Ints, Bools]:
     """(lower, exact) of every offer: the fractional cover of each resource alone, the dearest of them."""
-    houses = search.houses
-    hosts, resources = houses.free.shape
-    width = max((len(numbers) for numbers in search.movable), default=0)
+    houses, those = search.houses, search.houses.residents
+    free, base = search.free, search.base
+    hosts, resources = free.shape
+    host = those.host[search.movable]
+    slot = np.arange(len(host)) - np.searchsorted(host, host)
+    width = int(slot.max(initial=-1)) + 1
     size: Ints = np.zeros((hosts, width, resources), np.int64)
     cost: Ints = np.zeros((hosts, width), np.int64)
-    base: Ints = np.zeros(hosts, np.int64)
-    free = houses.free.copy()
-    slots = [(row, slot) for row, numbers in enumerate(search.movable) for slot in range(len(numbers))]
-    if slots:
-        those = [houses.residents[row][n] for row, numbers in enumerate(search.movable) for n in numbers]
-        at = tuple(np.array(slots, np.int64).T)
-        size[at] = [resident.size for resident in those]
-        cost[at] = [resident.cost or 0 for resident in those]
-    for row, residents in enumerate(houses.residents):
-        for number in search.must[row]:
-            base[row] += residents[number].cost or 0
-            free[row] += np.array(residents[number].size, np.int64)
+    size[host, slot] = those.size[search.movable]
+    cost[host, slot] = those.cost[search.movable]
     everything = free + size.sum(axis=1)
     rungs = [_ladder(size[:, :, r], cost) for r in range(resources)]
     lower: Ints = np.full((len(search.shapes), hosts), MANY, np.int64)
     exact: Bools = np.zeros(lower.shape, np.bool_)
     for number, shape in enumerate(search.shapes):
         takers = _takers(houses, everything, shape) & ~closed
-        strict = any(houses.strict[k] for k, count in enumerate(shape) if count)
+        strict = search.strict(number)
         if strict:
             takers &= ~crowded
         rows = np.flatnonzero(takers)
         if strict:
             lower[number, rows] = base[rows] + cost[rows].sum(axis=1)
             exact[number, rows] = True
-            for row in rows.tolist():
-                search.chosen[number, row] = tuple(search.movable[row])
             continue
         asked = np.array(shape, np.int64) @ houses.demand
         need = np.where(asked > 0, np.maximum(0, asked - free[rows]), 0)

@@ -14,7 +14,7 @@ from placement.modes.evict_check import check_evictions
 from placement.modes.moves import Evictions, Leaving
 from tests.placement.modes.test_make_room import tiny
 
-SEEDS = 160
+SEEDS = 240
 QUIET = Policy(explain=False)
 
 

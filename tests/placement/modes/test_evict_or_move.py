@@ -29,7 +29,7 @@ from placement.modes.make_room import make_room
 from placement.modes.moves import Leaving, Neighbours
 from tests.placement.modes.test_make_room import cheapest
 
-SEEDS = 240
+SEEDS = 320
 QUIET = Policy(explain=False)
 
 Case = tuple[Snapshot, Request, list[Leaving], list[Neighbours]]

@@ -28,7 +28,7 @@ from placement.modes.moves import Move, Neighbours
 from placement.modes.room_check import check_room
 from placement.packing.cover import cheapest_cover
 
-SEEDS = 240
+SEEDS = 480
 QUIET = Policy(explain=False)
 
 
