@@ -274,7 +274,7 @@ class Service:
         self.room = RoomPlans(self.store, self.groups, self.planner, wall_clock, live_targets, config.priorities)
         self.rebalancing = Rebalancing(
             self.store, self.feed, self.planner, wall_clock, self._fleet_reader, live_targets,
-            metrics=self.metrics, signals=self.signals,
+            metrics=self.metrics, signals=self.signals, hold_seconds=config.hold_seconds,
         )  # fmt: skip
         self.rolls = Rolls(
             self.store, self.planner, wall_clock, self._fleet_reader, live_targets,

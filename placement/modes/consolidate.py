@@ -182,10 +182,7 @@ class _Bound:
         self._seating = seating
         standing = seating.standing
         open_hosts = {n: h for n, h in standing.hosts.items() if h.schedulable and not h.empty and seating.inside(n)}
-        self._mine = {
-            name: [m.id for m in host.members if m.id in standing.owner and m.id not in standing.moved]
-            for name, host in open_hosts.items()
-        }
+        self._mine = {name: [m.id for m in host.members if self._may_leave(m.id)] for name, host in open_hosts.items()}
         self._rooms = {name: self._room(host) for name, host in open_hosts.items()}
         self._takers: dict[object, list[str]] = {}
         self.leaving = {name: self._mine[name] for name, host in open_hosts.items() if self._may_go(host, most_moves)}
@@ -195,6 +192,10 @@ class _Bound:
         for count in many:
             if sum(self.counts) + count <= most_moves:
                 self.counts.append(count)
+
+    def _may_leave(self, member: str) -> bool:
+        standing = self._seating.standing
+        return member in standing.owner and member not in standing.moved and member not in self._seating.limits.held
 
     def _room(self, host: Host) -> Mapping[str, int]:
         """What all who may move can have of a host, those that are there included."""

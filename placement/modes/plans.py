@@ -72,8 +72,9 @@ class Goal(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Limits:
     """``threshold``, ``least_gain``: in thousandths of a host. ``resources``: whose load counts; empty: of all that
-    members ask for. ``within``: the hosts that may be left and gone to; None: all. Threshold,
-    gain and resources count for ``Goal.EVEN_LOAD`` alone."""
+    members ask for. ``within``: the hosts that may be left and gone to; None: all. ``held``: members that leave their
+    hosts for a broken rule alone, not for load or so that a host becomes free. Threshold, gain and resources count for
+    ``Goal.EVEN_LOAD`` alone."""
 
     most_moves: int = 10
     threshold: int = 200
@@ -81,6 +82,7 @@ class Limits:
     resources: tuple[str, ...] = ()
     within: frozenset[str] | None = None
     goal: Goal = Goal.EVEN_LOAD
+    held: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         checked_integer("limits.most_moves", self.most_moves, 0, MAX_NODES)

@@ -7,7 +7,8 @@ as it is once all are over; and each fits while all others are under way, so tha
 side by side, but for those of one group, which keep their own.
 
 Nothing swings: a step of load makes the sorted list of loads smaller, the fullest first, and only where two hosts are
-``threshold`` apart and ``least_gain`` is won.
+``threshold`` apart and ``least_gain`` is won. And whoever is held, as one that has moved a short while ago, moves for a
+broken rule alone.
 """
 
 from __future__ import annotations
@@ -198,7 +199,7 @@ class _Search:
     def _levelled(self, loads: Loads, host: str) -> bool:
         standing = self.standing
         here = (m for m in standing.hosts[host].members if standing.where.get(m.id) == host)
-        members = [m for m in here if m.id not in standing.moved]
+        members = [m for m in here if m.id not in standing.moved and m.id not in self.limits.held]
         for member, targets in self._promising(loads, host, members):
             if self.stop():
                 return False

@@ -41,6 +41,8 @@ def _violations(
         return
     if sum(owner[move.member].costs[move.member] for move in moves) != plan.cost:
         yield Violation("cost", f"is not {plan.cost}")
+    if any(step.cause is not Cause.RULE and step.move.member in limits.held for step in plan.steps):
+        yield Violation("held", "a member that is held moves for no broken rule")
     if inside is not None and any(not {move.source, move.target} <= inside for move in moves):
         yield Violation("within", "a move leaves what is to be rebalanced")
     yield from _carried_out(snapshot, groups, limits, plan)

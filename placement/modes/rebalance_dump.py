@@ -17,8 +17,9 @@ PARTS = {"snapshot", "groups", "limits", "rebalance"}
 
 def write_dump(snapshot: Snapshot, groups: Sequence[Neighbours], limits: Limits, plan: Rebalance) -> dict[str, Any]:
     """Everything that a plan was made from, and the plan."""
-    told = plain(asdict(replace(limits, within=None)))
+    told = plain(asdict(replace(limits, within=None, held=frozenset())))
     told["within"] = None if limits.within is None else sorted(limits.within)
+    told["held"] = sorted(limits.held)
     return {
         "version": VERSION,
         "snapshot": codec.write_snapshot(snapshot),
@@ -42,6 +43,7 @@ def read_dump(value: Any) -> tuple[Snapshot, tuple[Neighbours, ...], Limits, Any
     told["resources"] = tuple(a_list("dump.limits.resources", told.get("resources", [])))
     if told.get("within") is not None:
         told["within"] = frozenset(a_list("dump.limits.within", told["within"]))
+    told["held"] = frozenset(a_list("dump.limits.held", told.get("held", [])))
     limits: Limits = build(Limits, "dump.limits", **told)
     groups = tuple(_group(f"dump.groups[{n}]", one) for n, one in enumerate(a_list("dump.groups", row["groups"])))
     return codec.read_snapshot(row["snapshot"]), groups, limits, row["rebalance"]

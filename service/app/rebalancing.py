@@ -7,9 +7,9 @@ booked for it; reconciliation carries it out whether anybody watches or not, and
 from __future__ import annotations
 
 import uuid as uuids
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from placement.model import Assignment, Snapshot
 from placement.modes.plans import Goal, Limits
@@ -21,7 +21,7 @@ from service.app.paging import Page
 from service.domain.events import Event, EventKind
 from service.domain.fleet import MEMORY, VCPU, Host
 from service.domain.groups import Group, Instance
-from service.domain.rebalances import Rebalance, RebalanceMove, RebalanceWish
+from service.domain.rebalances import DEFAULT_HOLD_SECONDS, Held, Rebalance, RebalanceMove, RebalanceWish
 from service.domain.tenants import Caller
 from service.errors import Undecided, WrongState
 from service.planning import cells
@@ -48,11 +48,13 @@ MOST_TRIES = 4
 
 @dataclass(frozen=True, slots=True)
 class RebalancePlan:
-    """`plan`: as the planner made it; `moves`: the same as they are carried out."""
+    """`plan`: as the planner made it; `moves`: the same as they are carried out. `held`: who could move but for the
+    hold."""
 
     plan: Plan
     moves: tuple[RebalanceMove, ...]
     groups: tuple[Group, ...]
+    held: Held = field(default_factory=Held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,8 @@ class Progress:
 
 
 class Rebalancing:
-    """The use cases. `live_targets`: the hosts that would take a member as it runs."""
+    """The use cases. `live_targets`: the hosts that would take a member as it runs. `hold_seconds`: for how long
+    whoever has moved is left where it is, where the wish does not say."""
 
     def __init__(
         self,
@@ -104,6 +107,7 @@ class Rebalancing:
         *,
         metrics: Metrics | None = None,
         signals: Signals | None = None,
+        hold_seconds: int = DEFAULT_HOLD_SECONDS,
     ) -> None:
         self._store = store
         self._feed = feed
@@ -113,6 +117,7 @@ class Rebalancing:
         self._live_targets = live_targets
         self._metrics = metrics or Metrics()
         self._signals = signals or Signals()
+        self._hold_seconds = hold_seconds
 
     async def plan(self, wish: RebalanceWish, *, seconds: float | None = None) -> RebalancePlan:
         """The moves; nothing is written. `seconds`: how long the caller waits, None: for ever.
@@ -120,21 +125,26 @@ class Rebalancing:
         Raises NotFound (zone, cluster), and Undecided where too many members that would move cannot as they run.
         """
 
-        def read(connection: Connection) -> tuple[Mapping[str, Host], Snapshot, tuple[Group, ...]]:
+        def read(connection: Connection) -> tuple[Mapping[str, Host], Snapshot, tuple[Group, ...], int]:
             hosts, snapshot = self._reader.read(connection)
             _known(connection, wish)
-            return hosts, snapshot, tuple(groups.load_many(connection, groups_in(snapshot)))
+            seated = tuple(groups.load_many(connection, groups_in(snapshot)))
+            return hosts, snapshot, seated, database_clock.now(connection)
 
-        hosts, snapshot, seated = await self._store.read(read)
+        hosts, snapshot, seated, now = await self._store.read(read)
+        others = Others(seated, snapshot, hosts, self._clock())
+        inside = _within(wish, hosts)
+        hold_ms = 1000 * (self._hold_seconds if wish.hold_seconds is None else wish.hold_seconds)
+        held = held_until((member for _, member in others.members.values()), hold_ms, now, inside)
         limits = Limits(
             wish.most_moves,
             wish.threshold_percent * 10,
             wish.least_gain_percent * 10,
             (VCPU, MEMORY),
-            _within(wish, hosts),
+            inside,
             Goal(wish.goal),
+            frozenset(held),
         )
-        others = Others(seated, snapshot, hosts, self._clock())
         answer_by = answer_time(seconds)
         for _ in range(MOST_PLANS):
             plan = await self._planner.rebalance(
@@ -143,7 +153,8 @@ class Rebalancing:
             if not others.unfit(plan, self._live_targets):
                 moves = tuple(_moves(plan, others, hosts))
                 touched = {move.group_uuid for move in moves}
-                return RebalancePlan(plan, moves, tuple(g for g in seated if g.uuid in touched))
+                left = Held.of(until for uuid, until in held.items() if uuid not in {m.instance_uuid for m in moves})
+                return RebalancePlan(plan, moves, tuple(g for g in seated if g.uuid in touched), left)
         raise Undecided("too many of the members that would move are taken by no other host as they run")
 
     async def run(
@@ -158,6 +169,7 @@ class Rebalancing:
         known = await self._store.read(lambda c: self._made(c, caller, wish, request_id))
         if known is None:
             plan, begun = await self._begun(caller, wish, request_id, only_plan=validate_only)
+            self._metrics.rebalance_held_members.inc(0 if validate_only else plan.held.count)
             yield Progress(self._clock(), begun.uuid if begun else "", plan=plan)
             if begun is None:
                 yield Progress(self._clock(), final=RebalanceView(None))
@@ -311,6 +323,16 @@ def _within(wish: RebalanceWish, hosts: Mapping[str, Host]) -> frozenset[str] | 
         for uuid, host in hosts.items()
         if wish.zone_uuid in ("", host.zone_uuid) and wish.cluster_uuid in ("", host.cluster_uuid)
     )
+
+
+def held_until(members: Iterable[Instance], hold_ms: int, now: int, inside: frozenset[str] | None) -> dict[str, int]:
+    """Member -> until when (ms) it is not moved for load: those that have moved less than `hold_ms` before `now`, on
+    hosts that the wish means. A time ahead of `now` was stored before the clock was set: that long ago at most."""
+    return {
+        m.uuid: min(m.moved_at, now) + hold_ms
+        for m in members
+        if m.moved_at and now < min(m.moved_at, now) + hold_ms and (inside is None or m.host_uuid in inside)
+    }
 
 
 def _moves(plan: Plan, others: Others, hosts: Mapping[str, Host]) -> Sequence[RebalanceMove]:

@@ -52,6 +52,12 @@ def register(corral: click.Group) -> None:
     help="Percent by which the fuller of the two must become less full.",
 )
 @click.option(
+    "--hold-seconds",
+    type=click.IntRange(0, 2_592_000),
+    help="Whoever has moved less than so long ago moves for a broken rule alone; 0: nobody is held. Without it as the "
+    "service is configured.",
+)
+@click.option(
     "--goal",
     type=click.Choice(list(_GOALS)),
     default=EVEN,
@@ -73,6 +79,7 @@ def rebalance(
     most_moves: int,
     threshold: int,
     least_gain: int,
+    hold_seconds: int | None,
     goal: str,
     listing: bool,
     show: str,
@@ -106,6 +113,7 @@ def rebalance(
         threshold_percent=0 if goal != EVEN and threshold == 20 else threshold,
         least_gain_percent=0 if goal != EVEN and least_gain == 5 else least_gain,
         goal=_GOALS[goal],
+        hold_seconds=hold_seconds,
     )
     if run or advise:
         return _run(stub, output, wish, advise)
@@ -128,6 +136,7 @@ def _run(stub: Stub, output: Output, wish: fleet_pb2.PlanRebalanceRequest, advis
         threshold_percent=wish.threshold_percent,
         least_gain_percent=wish.least_gain_percent,
         goal=wish.goal,
+        hold_seconds=wish.hold_seconds if wish.HasField("hold_seconds") else None,
         advise_only=advise,
         request_id=uuid4().hex,
     )
@@ -184,6 +193,15 @@ def _moves(one: fleet_pb2.Rebalance) -> str:
     return ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
 
 
+def _held(plan: fleet_pb2.PlanRebalanceResponse) -> list[str]:
+    if not plan.HasField("held"):
+        return []
+    first, last = (f"{at.ToDatetime():%H:%M:%S} UTC" for at in (plan.held.first_until, plan.held.last_until))
+    if plan.held.count == 1:
+        return [f"1 member has moved lately and is held until {last}"]
+    return [f"{plan.held.count} members have moved lately and are held, the first until {first}, the last until {last}"]
+
+
 _COLUMNS: Columns = (
     ("UUID", lambda one: one.uuid),
     ("BEGUN", lambda one: f"{one.create_date.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"),
@@ -225,4 +243,4 @@ def _told(plan: fleet_pb2.PlanRebalanceResponse) -> list[str]:
         + ("" if one.instance_uuids else " (none of its members can be moved as it runs)")
         for one in plan.left_broken
     ]
-    return lines
+    return lines + _held(plan)

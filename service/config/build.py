@@ -99,6 +99,7 @@ class Builder:
             ),
             rates={rate.project: Rate(rate.calls_per_second, rate.burst) for rate in checked.rate_limits},
             keep_room_after=checked.waiting.keep_room_after,
+            hold_seconds=checked.rebalance.hold_seconds,
             priorities={section.project: priority_policy(section) for section in checked.priorities},
         )
         self._boots_files = any(_boots_files(host) for host in hosts)

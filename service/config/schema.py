@@ -140,6 +140,12 @@ class WaitingSection(Section):
     keep_room_after: Annotated[int, Field(ge=0, le=90 * 86_400)] = 600
 
 
+class RebalanceSection(Section):
+    """[rebalance]: what holds for a rebalance that does not say otherwise."""
+
+    hold_seconds: Annotated[int, Field(ge=0, le=30 * 86_400)] = 600
+
+
 class OvercommitSection(Section):
     """[overcommit] of a zone or host: only what is named differs from the level above."""
 
@@ -369,6 +375,7 @@ class Configuration(Section):
     cluster: ClusterSection = ClusterSection()
     log: LogSection = LogSection()
     waiting: WaitingSection = WaitingSection()
+    rebalance: RebalanceSection = RebalanceSection()
     overcommit: FleetOvercommitSection = FleetOvercommitSection()
     zones: list[ZoneSection] = []
     clusters: list[HostClusterSection] = []

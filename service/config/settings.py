@@ -123,6 +123,8 @@ class Config:
     rates: Mapping[str, Rate] = field(default_factory=dict)
     keep_room_after: int = 600
     """s; after so long room is kept for the first in line though no start is proven; 0: never."""
+    hold_seconds: int = 600
+    """s; whoever has moved less than so long ago no rebalance moves for load, unless it says otherwise; 0: it does."""
     priorities: Policies = field(default_factory=dict)
     """By project how high it may go and who evicts whom, of "" all that are not named."""
     credentials: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -94,8 +94,9 @@ class Instance(Explained):
     `cells`: the NUMA cells of its host that it is pinned to, `target_cells` of the host that it is moved to live; none:
     it floats. `devices`: those of its host that it has claimed and its machine is given.
     `move`: of a live move from `host_uuid` to `target_host_uuid`, which is empty unless capacity is claimed there;
-    `move_deadline_at`: it is given up then; 0 = it has not begun. `room`: the room that it makes for another group by
-    leaving its host, as the `room_order`th of that room's moves; empty for none.
+    `move_deadline_at`: it is given up then; 0 = it has not begun. `moved_at`: when it last came to another host, by
+    a live move or as it was placed anew; 0 = never. `room`: the room that it makes for another group by leaving its
+    host, as the `room_order`th of that room's moves; empty for none.
     `pauses`: how often its hypervisor stopped it in the middle of its work, the last time at `paused_at`; 0 = never.
     `told_epoch`: the newest start of the group that its guest says it knows; 0 = it has said nothing.
     `last_answer_at`: when the model last answered its canary rightly; 0 = never. `engine_restarts`: how often its
@@ -134,6 +135,7 @@ class Instance(Explained):
     target_host_uuid: str = ""
     target_host_name: str = ""
     move_deadline_at: int = 0
+    moved_at: int = 0
     room: str = ""
     room_order: int = 0
     pauses: int = 0

@@ -103,11 +103,11 @@ def move_aborted(member: Instance, reason: str, now: int) -> Instance:
     return evict(unmoved(member), now, told)
 
 
-def moved(member: Instance) -> Instance:
+def moved(member: Instance, now: int) -> Instance:
     """It is on its target, and nowhere else."""
     if not member.target_host_uuid:
         return member
-    arrived = replace(at_target(member), unknown_since=0, room="")
+    arrived = replace(at_target(member), unknown_since=0, room="", moved_at=now)
     return replace(arrived, reason="") if member.status is S.RUNNING else arrived
 
 
@@ -138,7 +138,7 @@ def member_move_aborted(group: Group, fact: MoveAborted, now: int) -> Group:
 
 def member_moved(group: Group, fact: Moved, now: int) -> Group:
     """See `moved`."""
-    return _of_member(group, fact, moved)
+    return _of_member(group, fact, lambda m: moved(m, now))
 
 
 def _of_member(

@@ -59,6 +59,7 @@ def carried_on(group: Group, by_ms: int) -> Group:
                 move_deadline_at=_later(member.move_deadline_at, by_ms),
                 unknown_since=_later(member.unknown_since, by_ms),
                 paused_at=_later(member.paused_at, by_ms),
+                moved_at=_later(member.moved_at, by_ms),
                 silent_since=_later(member.silent_since, by_ms),
                 staging=replace(member.staging, at=member.staging.at + by_ms) if member.staging else None,
             )
@@ -131,9 +132,10 @@ def _member(member: Instance, now: int) -> Instance:
     move_deadline_at = _held(member.move_deadline_at, now, longest_move(member))
     unknown_since, paused_at = _held(member.unknown_since, now, 0), _held(member.paused_at, now, 0)
     silent_since, last_answer_at = _held(member.silent_since, now, 0), _held(member.last_answer_at, now, 0)
-    if (deadline_at, move_deadline_at, unknown_since, paused_at, silent_since, last_answer_at) == (
+    moved_at = _held(member.moved_at, now, 0)
+    if (deadline_at, move_deadline_at, unknown_since, paused_at, silent_since, last_answer_at, moved_at) == (
         member.deadline_at, member.move_deadline_at, member.unknown_since, member.paused_at,
-        member.silent_since, member.last_answer_at,
+        member.silent_since, member.last_answer_at, member.moved_at,
     ):  # fmt: skip
         return member
     return replace(
@@ -144,6 +146,7 @@ def _member(member: Instance, now: int) -> Instance:
         paused_at=paused_at,
         silent_since=silent_since,
         last_answer_at=last_answer_at,
+        moved_at=moved_at,
     )
 
 

@@ -159,6 +159,7 @@ def _placed(group: Group, fact: Placed, now: int) -> Group:
             devices=place.devices,
             reason="",
             room="",
+            moved_at=now if member.attempt > 1 else member.moved_at,
         )
 
     reason = "" if group.reason == SEARCH_GOES_ON else group.reason

@@ -43,9 +43,9 @@ _GROUP_PLAIN = (
 _INSTANCE_PLAIN = (
     "uuid", "group_uuid", "reason", "host_uuid", "host_name", "zone_uuid", "machine_uuid", "service_port", "attempt",
     "restarts", "address", "mac", "unknown_since", "deadline_at", "boot_timeout_ms", "stop_grace_ms", "was_resumed",
-    "stop_asked", "joining", "leaving", "beside", "target_host_uuid", "target_host_name", "move_deadline_at", "room",
-    "room_order", "pauses", "paused_at", "told_epoch", "last_answer_at", "engine_restarts", "silent_since",
-    "guest_boot", "endpoint", "holds", "last_lines", "created_at", "updated_at", "cause", "cause_of",
+    "stop_asked", "joining", "leaving", "beside", "target_host_uuid", "target_host_name", "move_deadline_at",
+    "moved_at", "room", "room_order", "pauses", "paused_at", "told_epoch", "last_answer_at", "engine_restarts",
+    "silent_since", "guest_boot", "endpoint", "holds", "last_lines", "created_at", "updated_at", "cause", "cause_of",
 )  # fmt: skip
 Seats = Mapping[tuple[str, int], frozenset[str]]
 """(instance, attempt) -> hosts."""

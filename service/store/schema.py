@@ -232,6 +232,7 @@ instances = Table(
     Column("target_host_uuid", UUID, nullable=False, default=""),
     Column("target_host_name", Text, nullable=False, default=""),
     Column("move_deadline_at", BigInteger, nullable=False, default=0),
+    Column("moved_at", BigInteger, nullable=False, default=0, server_default="0"),
     Column("room", UUID, nullable=False, default=""),
     Column("room_order", Integer, nullable=False, default=0),
     Column("pauses", Integer, nullable=False, default=0),

@@ -211,6 +211,9 @@ class Metrics:
         self.rebalance_advised_moves = Counter(
             "corral_rebalance_advised_moves_total", "Moves only advised: rule, load, free.", cause, registry=registry
         )
+        self.rebalance_held_members = Counter(
+            "corral_rebalance_held_members_total", "Members that rebalances left: moved lately.", registry=registry
+        )
         self.reconcile_steps = Counter(
             "corral_reconcile_steps_total", "Steps of the reconcile loop by outcome.", ["outcome"], registry=registry
         )

@@ -301,8 +301,8 @@ def _told_group(group: Group) -> Group:
 
 _OF_THE_GUEST = frozenset({"told_epoch", "last_answer_at", "guest_boot", "holds"})
 _UNTOLD = _OF_THE_GUEST | {
-    "updated_at", "deadline_at", "stop_asked", "was_resumed", "move_deadline_at", "move", "room", "room_order",
-    "paused_at", "silent_since",
+    "updated_at", "deadline_at", "stop_asked", "was_resumed", "move_deadline_at", "moved_at", "move", "room",
+    "room_order", "paused_at", "silent_since",
 }  # fmt: skip
 
 

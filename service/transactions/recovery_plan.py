@@ -288,7 +288,7 @@ class _Planner:
             seat = seats.get(member.uuid)
             if seat is not None and _has_arrived(member, seat):
                 changed.add(member.uuid)
-                member = at_target(member)
+                member = replace(at_target(member), moved_at=self._now)
             elif seat is not None and seat.machine.state in HALTED and member.target_host_name in self._away:
                 raise Unclear(
                     f"rank {member.rank} is stopped on {seat.survey.host.name}, and may have moved to "

@@ -10,8 +10,12 @@ from service.app.rebalancing import RebalancePlan
 from service.domain.rebalances import RebalanceWish
 from service.domain.rolls import RollEnable, RollStage, RollWish
 from service.errors import Conflict, InvalidArgument, NotFound, Unavailable, Undecided, WrongState
+from tests.simulation.faults import CLOCK
 from tests.simulation.operators import ME, REFUSALS, Operator
 from tests.simulation.replica import Replica
+
+HOLDS = (0, 0, 60)
+"""s."""
 
 
 class Balancer(Operator):
@@ -70,13 +74,14 @@ class Balancer(Operator):
         request = f"rebalance-{self._requests}"
         most, leaves = dice.choice((1, 3, 10)), dice.random() < 0.5
         goal, advised = dice.choice(("even_load", "even_load", "free_hosts")), dice.random() < 0.2
-        wish = RebalanceWish("", "", most, 1, 1, goal, advised)
+        hold = HOLDS[self._requests % len(HOLDS)]
+        wish = RebalanceWish("", "", most, 1, 1, goal, advised, hold)
 
         async def run(replica: Replica) -> None:
             async with aclosing(replica.rebalancing.run(ME, wish, request)) as steps:
                 async for step in steps:
                     if step.plan is not None:
-                        self._judge(step.plan, goal)
+                        self._judge(step.plan, goal, hold)
                     if step.plan is not None and step.plan.moves:
                         self.world.stats["rebalances advised" if advised else "rebalances begun"] += 1
                         self.world.stats["hosts to be freed"] += len(step.plan.plan.freed)
@@ -91,8 +96,10 @@ class Balancer(Operator):
         except (*REFUSALS, Undecided, Unavailable, Conflict) as refused:
             self.world.note("rebalance refused", request, type(refused).__name__)
 
-    def _judge(self, plan: RebalancePlan, goal: str) -> None:
-        """Moves are for what was asked for; what is to become free is left, and entered by nobody."""
+    def _judge(self, plan: RebalancePlan, goal: str, hold: int) -> None:
+        """Moves are for what was asked for; what is to become free is left, and entered by nobody; who has moved within
+        the hold moves for a broken rule alone."""
+        self._judge_hold(plan, hold)
         causes = {move.cause for move in plan.moves}
         if ("load" if goal == "free_hosts" else "free") in causes:
             self.world.observer.violated("I5", f"members move for {sorted(causes)} where {goal} was asked for")
@@ -101,6 +108,14 @@ class Balancer(Operator):
             self.world.observer.violated("I5", f"others are left than the hosts that are to be free: {sorted(freed)}")
         if freed & {move.target_host_uuid for move in plan.moves}:
             self.world.observer.violated("I5", "a member moves to a host that is to be free")
+
+    def _judge_hold(self, plan: RebalancePlan, hold: int) -> None:
+        self.world.stats["members held"] += plan.held.count
+        arrivals = self.world.observer.rooms.arrivals
+        soon = [m.instance_uuid for m in plan.moves if m.cause != "rule" and arrivals.too_soon(m.instance_uuid, hold)]
+        # By a clock that was set, or by a database of before, it may be long ago.
+        if soon and not self.world.restored and not any(entry[1] == CLOCK for entry in self.world.timeline):
+            self.world.observer.violated("I5", f"{soon} moved less than {hold} s ago, and are to move again")
 
     async def _call_off(self) -> None:
         """The newest of all that were begun, whether it is over or not."""

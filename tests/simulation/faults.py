@@ -227,9 +227,13 @@ def _strike(world: World, kind: str) -> None:
         _tamper(world, host)
 
 
+CLOCK = "the database's clock"
+"""What the timeline says where it was set."""
+
+
 def set_clock(world: World, seconds: float) -> None:
     """The clock of the database's server is that much ahead of the true time from now on."""
-    world.note("the database's clock", seconds)
+    world.note(CLOCK, seconds)
     world.database_clock_ms = int(seconds * 1000)
 
 

@@ -65,7 +65,7 @@ class Observer:
         self._left: set[str] = set()
         self.adopted: set[str] = set()
         self.commits = self.claim_changes = 0
-        self._rooms, self._lines, self._evictions = Rooms(rows), Lines(rows), Evictions(rows, now)
+        self.rooms, self._lines, self._evictions = Rooms(rows, now), Lines(rows), Evictions(rows, now)
         self.updates = Updates(rows, self.violated, self._executes, machines)
 
     def memory(self) -> dict[str, Any]:
@@ -146,7 +146,7 @@ class Observer:
         }
         self._check_go(groups, members)
         self._check_claims(members)
-        for wrong in (*self._rooms.wrong(self.usable), *self._lines.wrong(self.usable), *self._evictions.wrong()):
+        for wrong in (*self.rooms.wrong(self.usable), *self._lines.wrong(self.usable), *self._evictions.wrong()):
             self.violated("I20" if wrong.startswith("group ") else "I2", wrong)
 
     def _check_fleet(self, members: Mapping[str, tuple[Any, ...]]) -> None:

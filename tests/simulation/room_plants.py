@@ -60,6 +60,13 @@ ROOM_PLANTS: tuple[Plant, ...] = (
         "            Goal.EVEN_LOAD,\n",
         theme="balance",
     ),
+    one(
+        "who has moved lately is moved again for load",
+        "service.app.rebalancing",
+        "            frozenset(held),\n",
+        "            frozenset(),\n",
+        theme="balance",
+    ),
     # --- rolls ---
     one(
         "a host of a roll counts as empty while somebody is on it",

@@ -11,14 +11,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from tests.simulation.arrivals import Arrivals
 from tests.simulation.rolled import Rolled
 
 
 class Rooms:
-    """Asked after every commit. `rows`: a query of the database."""
+    """Asked after every commit. `rows`: a query of the database; `now`: seconds."""
 
-    def __init__(self, rows: Callable[..., list[tuple[Any, ...]]]) -> None:
+    def __init__(self, rows: Callable[..., list[tuple[Any, ...]]], now: Callable[[], float]) -> None:
         self._rows = rows
+        self.arrivals = Arrivals(rows, now)
         self._rolled = Rolled(rows)
         self._moving: set[str] = set()
         self._wanted: set[str] = set()
@@ -28,6 +30,7 @@ class Rooms:
 
     def wrong(self, usable: Mapping[tuple[str, str], int]) -> Iterator[str]:
         """What is wrong now, in words. `usable`: (host, resource) -> amount."""
+        self.arrivals.look()
         yield from self._rolled.wrong()
         plans = [json.loads(text)["plan"] for (text,) in self._rows("SELECT room FROM groups WHERE room IS NOT NULL")]
         plans = [plan for plan in plans if plan]

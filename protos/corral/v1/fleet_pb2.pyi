@@ -3462,6 +3462,7 @@ class PlanRebalanceRequest(_message.Message):
     THRESHOLD_PERCENT_FIELD_NUMBER: _builtins.int
     LEAST_GAIN_PERCENT_FIELD_NUMBER: _builtins.int
     GOAL_FIELD_NUMBER: _builtins.int
+    HOLD_SECONDS_FIELD_NUMBER: _builtins.int
     zone_uuid: _builtins.str
     """Only hosts of this zone. Empty means any."""
     cluster_uuid: _builtins.str
@@ -3476,6 +3477,11 @@ class PlanRebalanceRequest(_message.Message):
     """How many percent less full the fuller of the two hosts is after such a move, at least. 0 means 5."""
     goal: Global___RebalanceGoal.ValueType
     """What members move for once no rule is broken. Not told means load. Threshold and gain count for load alone."""
+    hold_seconds: _builtins.int
+    """Whoever has come to another host less than so many seconds ago, by a live move or as it was placed anew, moves for a
+    broken rule alone: not for load, nor so that a host becomes free. 0: nobody is held. Not set: as long as the
+    configuration says (`rebalance.hold_seconds`, 600).
+    """
     def __init__(
         self,
         *,
@@ -3485,12 +3491,15 @@ class PlanRebalanceRequest(_message.Message):
         threshold_percent: _builtins.int = ...,
         least_gain_percent: _builtins.int = ...,
         goal: Global___RebalanceGoal.ValueType = ...,
+        hold_seconds: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hold_seconds", b"_hold_seconds", "hold_seconds", b"hold_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_uuid", b"cluster_uuid", "goal", b"goal", "least_gain_percent", b"least_gain_percent", "most_moves", b"most_moves", "threshold_percent", b"threshold_percent", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hold_seconds", b"_hold_seconds", "cluster_uuid", b"cluster_uuid", "goal", b"goal", "hold_seconds", b"hold_seconds", "least_gain_percent", b"least_gain_percent", "most_moves", b"most_moves", "threshold_percent", b"threshold_percent", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__hold_seconds: _TypeAlias = _typing.Literal["hold_seconds"]  # noqa: Y015
+    _WhichOneofArgType__hold_seconds: _TypeAlias = _typing.Literal["_hold_seconds", b"_hold_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hold_seconds) -> _WhichOneofReturnType__hold_seconds | None: ...
 
 Global___PlanRebalanceRequest: _TypeAlias = PlanRebalanceRequest  # noqa: Y015
 
@@ -3512,6 +3521,7 @@ class PlanRebalanceResponse(_message.Message):
     STOPPED_FIELD_NUMBER: _builtins.int
     FREED_HOST_UUIDS_FIELD_NUMBER: _builtins.int
     MOST_FREED_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     least_moves: _builtins.int
     """No fewer moves than this mend all that is broken."""
     moved_bytes: _builtins.int
@@ -3546,6 +3556,12 @@ class PlanRebalanceResponse(_message.Message):
         goal.
         """
 
+    @_builtins.property
+    def held(self) -> Global___HeldMembers:
+        """Who could move as it runs, and is left where it is because it has moved less than `hold_seconds` ago. Not set where
+        there is nobody.
+        """
+
     def __init__(
         self,
         *,
@@ -3559,14 +3575,49 @@ class PlanRebalanceResponse(_message.Message):
         stopped: _builtins.bool = ...,
         freed_host_uuids: _abc.Iterable[_builtins.str] | None = ...,
         most_freed: _builtins.int = ...,
+        held: Global___HeldMembers | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held", b"held"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken_rules", b"broken_rules", "freed_host_uuids", b"freed_host_uuids", "least_moves", b"least_moves", "left_broken", b"left_broken", "most_freed", b"most_freed", "moved_bytes", b"moved_bytes", "moves", b"moves", "proof", b"proof", "stopped", b"stopped", "zones", b"zones"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken_rules", b"broken_rules", "freed_host_uuids", b"freed_host_uuids", "held", b"held", "least_moves", b"least_moves", "left_broken", b"left_broken", "most_freed", b"most_freed", "moved_bytes", b"moved_bytes", "moves", b"moves", "proof", b"proof", "stopped", b"stopped", "zones", b"zones"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlanRebalanceResponse: _TypeAlias = PlanRebalanceResponse  # noqa: Y015
+
+@_typing.final
+class HeldMembers(_message.Message):
+    """Members that have moved too short a while ago to move again, but for a broken rule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_UNTIL_FIELD_NUMBER: _builtins.int
+    LAST_UNTIL_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many there are."""
+    @_builtins.property
+    def first_until(self) -> _timestamp_pb2.Timestamp:
+        """When the first of them may move again."""
+
+    @_builtins.property
+    def last_until(self) -> _timestamp_pb2.Timestamp:
+        """When all of them may move again."""
+
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        first_until: _timestamp_pb2.Timestamp | None = ...,
+        last_until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_until", b"first_until", "last_until", b"last_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first_until", b"first_until", "last_until", b"last_until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldMembers: _TypeAlias = HeldMembers  # noqa: Y015
 
 @_typing.final
 class RebalanceMove(_message.Message):
@@ -3693,6 +3744,7 @@ class RebalanceHostsRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     GOAL_FIELD_NUMBER: _builtins.int
     ADVISE_ONLY_FIELD_NUMBER: _builtins.int
+    HOLD_SECONDS_FIELD_NUMBER: _builtins.int
     zone_uuid: _builtins.str
     """Only hosts of this zone. Empty means any."""
     cluster_uuid: _builtins.str
@@ -3715,6 +3767,11 @@ class RebalanceHostsRequest(_message.Message):
     """Whether only to record what would be moved, as a rebalance of which every move is `advised`. Nothing is moved, nothing
     is kept for it, and there is nothing to call off.
     """
+    hold_seconds: _builtins.int
+    """Whoever has come to another host less than so many seconds ago, by a live move or as it was placed anew, moves for a
+    broken rule alone: not for load, nor so that a host becomes free. 0: nobody is held. Not set: as long as the
+    configuration says (`rebalance.hold_seconds`, 600).
+    """
     def __init__(
         self,
         *,
@@ -3727,12 +3784,15 @@ class RebalanceHostsRequest(_message.Message):
         request_id: _builtins.str = ...,
         goal: Global___RebalanceGoal.ValueType = ...,
         advise_only: _builtins.bool = ...,
+        hold_seconds: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hold_seconds", b"_hold_seconds", "hold_seconds", b"hold_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advise_only", b"advise_only", "cluster_uuid", b"cluster_uuid", "goal", b"goal", "least_gain_percent", b"least_gain_percent", "most_moves", b"most_moves", "request_id", b"request_id", "threshold_percent", b"threshold_percent", "validate_only", b"validate_only", "zone_uuid", b"zone_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hold_seconds", b"_hold_seconds", "advise_only", b"advise_only", "cluster_uuid", b"cluster_uuid", "goal", b"goal", "hold_seconds", b"hold_seconds", "least_gain_percent", b"least_gain_percent", "most_moves", b"most_moves", "request_id", b"request_id", "threshold_percent", b"threshold_percent", "validate_only", b"validate_only", "zone_uuid", b"zone_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__hold_seconds: _TypeAlias = _typing.Literal["hold_seconds"]  # noqa: Y015
+    _WhichOneofArgType__hold_seconds: _TypeAlias = _typing.Literal["_hold_seconds", b"_hold_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hold_seconds) -> _WhichOneofReturnType__hold_seconds | None: ...
 
 Global___RebalanceHostsRequest: _TypeAlias = RebalanceHostsRequest  # noqa: Y015
 

@@ -7,7 +7,14 @@ from corral.v1 import fleet_pb2
 from placement.modes.plans import Cause, Fault, Goal, ZoneLoad
 from service.app.rebalancing import Outcome, Progress, RebalancePlan, RebalanceView
 from service.contract.convert.inventory import Reachable, instance, proof, timestamp
-from service.domain.rebalances import DEFAULT_LEAST_GAIN, DEFAULT_MOVES, DEFAULT_THRESHOLD, RebalanceMove, RebalanceWish
+from service.domain.rebalances import (
+    DEFAULT_LEAST_GAIN,
+    DEFAULT_MOVES,
+    DEFAULT_THRESHOLD,
+    Held,
+    RebalanceMove,
+    RebalanceWish,
+)
 from service.errors import InvalidArgument
 
 _CAUSES = {
@@ -38,6 +45,7 @@ def wish(message: fleet_pb2.PlanRebalanceRequest | fleet_pb2.RebalanceHostsReque
         message.least_gain_percent or DEFAULT_LEAST_GAIN,
         goal.value,
         isinstance(message, fleet_pb2.RebalanceHostsRequest) and message.advise_only,
+        message.hold_seconds if message.HasField("hold_seconds") else None,
     )
 
 
@@ -55,7 +63,15 @@ def plan(value: RebalancePlan) -> fleet_pb2.PlanRebalanceResponse:
         stopped=made.stopped,
         freed_host_uuids=made.freed,
         most_freed=made.most_freed,
+        held=_held(value.held),
     )
+
+
+def _held(value: Held) -> fleet_pb2.HeldMembers | None:
+    if not value.count:
+        return None
+    first, last = timestamp(value.first_until), timestamp(value.last_until)
+    return fleet_pb2.HeldMembers(count=value.count, first_until=first, last_until=last)
 
 
 def progress(value: Progress, reachable: Reachable) -> fleet_pb2.RebalanceHostsResponse:

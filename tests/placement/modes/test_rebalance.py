@@ -13,7 +13,7 @@ import pytest
 from placement.constraints import Apart, AtMost, Constraint, Near, Scope, Selector, SpreadOver, Together, Within
 from placement.model import Cell, Host, InvalidPlacementInput, Member, Node, Proof, Snapshot, joined, left
 from placement.modes.moves import Move, Neighbours
-from placement.modes.plans import Cause, Limits, Rebalance, Rule
+from placement.modes.plans import Cause, Goal, Limits, Rebalance, Rule
 from placement.modes.rebalance import rebalance
 from placement.modes.rebalance_check import check_rebalance
 
@@ -357,6 +357,26 @@ def test_nobody_moves_without_gain_beyond_the_threshold_or_out_of_what_is_to_be_
     assert rebalance(closed, groups).moves == ()
     assert rebalance(snapshot, groups, stop=lambda: True).moves == ()
     assert rebalance(snapshot, groups, stop=lambda: True).stopped
+
+
+def test_whoever_is_held_moves_for_a_broken_rule_alone_for_whatever_goal() -> None:
+    moved = Counter[tuple[bool, Cause]]()
+    for seed in range(SEEDS):
+        snapshot, groups = tiny(seed)
+        everybody = [node.id for group in groups for node in group.nodes]
+        held = frozenset(random.Random(seed).sample(everybody, len(everybody) // 2))
+        for goal in Goal:
+            limits = Limits(9, 1, 1, goal=goal, held=held)
+            plan = rebalance(snapshot, groups, limits)
+            assert check_rebalance(snapshot, groups, limits, plan) == (), seed
+            moved += Counter((step.move.member in held, step.cause) for step in plan.steps)
+            free = rebalance(snapshot, groups, replace(limits, held=frozenset()))
+            stated = [v.rule for v in check_rebalance(snapshot, groups, limits, free)]
+            wrong = any(s.cause is not Cause.RULE and s.move.member in held for s in free.steps)
+            assert ("held" in stated) == wrong, seed
+    assert moved[True, Cause.RULE] > 0
+    assert min(moved[False, Cause.LOAD], moved[False, Cause.FREE]) > 0
+    assert moved[True, Cause.LOAD] == moved[True, Cause.FREE] == 0
 
 
 def test_members_that_live_nowhere_and_absurd_limits_are_named() -> None:

@@ -32,6 +32,7 @@ def groups(draw: st.DrawFn) -> Group:
             unknown_since=draw(times),
             move_deadline_at=draw(times),
             paused_at=draw(times),
+            moved_at=draw(times),
             boot_timeout_ms=30_000,
         )
         for m in made.instances
@@ -55,9 +56,9 @@ def test_held_to_the_present_nothing_is_waited_for_longer_than_ever(stored: Grou
     assert held.deadline_at <= NOW + held.spec.deadline_ms + SLACK_MS
     for before, member in zip(stored.instances, held.instances, strict=True):
         assert member.deadline_at <= NOW + max(member.boot_timeout_ms, member.stop_grace_ms) + SLACK_MS
-        assert max(member.unknown_since, member.paused_at) <= NOW + SLACK_MS
+        assert max(member.unknown_since, member.paused_at, member.moved_at) <= NOW + SLACK_MS
         assert member.move_deadline_at <= NOW + longest_move(member) + SLACK_MS
-        for name in ("deadline_at", "unknown_since", "paused_at", "move_deadline_at"):
+        for name in ("deadline_at", "unknown_since", "paused_at", "moved_at", "move_deadline_at"):
             assert getattr(member, name) <= getattr(before, name)
             assert bool(getattr(member, name)) == bool(getattr(before, name))
 

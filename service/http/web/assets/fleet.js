@@ -6,7 +6,7 @@ import { chosen, terms, unknown } from "./filter.js";
 import { Ask, Bar, Filter, Legend, Problem, Status, Table, useAnswer } from "./parts.js";
 import { Tiles } from "./tiles.js";
 import { Devices } from "./devices.js";
-import { amount, because, byResource, bytes, label } from "./units.js";
+import { amount, because, byResource, bytes, clock, label } from "./units.js";
 
 const MANY = 200;
 export const HOST_KEYS = ["name", "zone", "rack", "cluster", "status", "state", "driver", "type", "label", "group"];
@@ -261,7 +261,8 @@ async function previewRebalance({ goal, title, nothing }, picture, setAsk, setPr
     verb: moves.length ? "Move" : "Close",
     body: html`${moves.length ? html`<p>These members would move, as they run:</p><ol>${moves.map(line)}</ol><p>${proven}</p>` : html`<p>${nothing}</p>`}
       ${freed.length > 0 && html`<p>Free then: <strong>${freed.join(", ")}</strong>.</p>`}
-      ${left.length > 0 && html`<p>Still broken then: ${left.map((one) => one.rule).join(", ")}.</p>`}`,
+      ${left.length > 0 && html`<p>Still broken then: ${left.map((one) => one.rule).join(", ")}.</p>`}
+      ${plan.held && html`<p>Held, for they have moved lately: ${plan.held.count}, until ${clock(Date.parse(plan.held.lastUntil))} at the latest.</p>`}`,
     run: () => (moves.length ? begin("POST", "/corral/v1/fleet:rebalance", { goal }) : undefined),
   });
 }
