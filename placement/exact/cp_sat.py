@@ -5,7 +5,8 @@ Loads the native part of CP-SAT when first used, not its Python front end, which
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from placement.exact.interrupt import run_until
@@ -13,6 +14,16 @@ from placement.stop import Stop
 
 Terms = list[tuple[int, int]]
 """(number of a variable, its coefficient) each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search has found: the solution by variable, empty while ``status`` is unknown or infeasible."""
+
+    status: Any
+    solution: Sequence[int] = ()
+    objective_value: float = 0.0
+    best_objective_bound: float = 0.0
 
 
 class Model:
@@ -51,8 +62,10 @@ class Model:
         self.proto.solution_hint.vars.extend(list(values))
         self.proto.solution_hint.values.extend(list(values.values()))
 
-    def solve(self, work: float, seed: int, stop: Stop) -> Any:
-        """CP-SAT's response within a deterministic amount of work (about seconds)."""
+    def solve(self, work: float, seed: int, stop: Stop) -> Found:
+        """What CP-SAT finds within a deterministic amount of work (about seconds), or until the stop."""
+        if stop():
+            return Found(self.library.UNKNOWN)
         parameters = self.library.SatParameters()
         parameters.max_deterministic_time = work
         parameters.random_seed = seed
@@ -60,4 +73,29 @@ class Model:
         parameters.num_workers = 1
         wrapper = self.library.SolveWrapper()
         wrapper.set_parameters(parameters)
-        return run_until(lambda: wrapper.solve(self.proto), wrapper.stop_search, stop)
+        best = _best_so_far(self.library)
+        wrapper.add_solution_callback(best)
+
+        def search() -> Found:
+            response = wrapper.solve(self.proto)
+            return Found(
+                response.status, list(response.solution), response.objective_value, response.best_objective_bound
+            )
+
+        found: Found = run_until(search, wrapper.stop_search, stop, lambda: best.found)
+        return found
+
+
+def _best_so_far(library: Any) -> Any:
+    """A listener to a search that keeps the best it has found."""
+
+    class Best(library.SolutionCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.found = Found(library.UNKNOWN)
+
+        def OnSolutionCallback(self) -> None:  # noqa: N802 - the name that the library calls
+            solution = list(self.Response().solution)
+            self.found = Found(library.FEASIBLE, solution, self.ObjectiveValue(), self.BestObjectiveBound())
+
+    return Best()

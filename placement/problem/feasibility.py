@@ -47,7 +47,7 @@ def impossible_rules(gang: Gang) -> tuple[int, ...]:
 
 def _impossible(gang: Gang, tally: Tally, number: int, fits: list[Bools]) -> bool:
     rule = tally.rule
-    mine = [k for k, kind in enumerate(gang.kinds) if kind.parts[number] == FIRST]
+    mine = gang.playing(number)
     if isinstance(rule, SpareHosts):
         return int(tally.empty.sum()) < rule.count
     if not mine:
@@ -87,7 +87,7 @@ def surplus(gang: Gang) -> int:
     """How many nodes the hard at-most rules leave without a place, counting domains alone."""
     most = 0
     for number, rule in enumerate(gang.request.constraints):
-        mine = [k for k, kind in enumerate(gang.kinds) if kind.parts[number] == FIRST]
+        mine = gang.playing(number)
         if not isinstance(rule, AtMost) or rule.weight is not None or not mine:
             continue
         tally = Tally.start(gang, number)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from placement.constraints import (
     Apart,
@@ -62,8 +63,8 @@ class Gang:
     ``demand``: int64[K, R']; ``counts``: int64[K]; ``free``, ``capacity``: int64[H, R'] of the fleet. ``unheld``:
     bool[H] hosts where no stranger (a member that is not one of this gang's) wants the host for its own gang alone;
     ``unshared``: those where no stranger lives. ``settled``: numbers of the rules that the kinds' confinement keeps;
-    ``members``, ``fits``, ``seated``: what is worked out once (``topology.old_counts`` by rule, ``fitting_hosts`` and
-    ``seats`` by kind).
+    ``roles``: int8[K, N] the kinds' parts in the N rules. ``members``, ``fits``, ``seated``: what is worked out once
+    (``topology.old_counts`` by rule, ``fitting_hosts`` and ``seats`` by kind).
     """
 
     request: Request
@@ -77,6 +78,7 @@ class Gang:
     capacity: Ints
     unheld: Bools
     unshared: Bools
+    roles: npt.NDArray[np.int8]
     settled: frozenset[int] = frozenset()
     members: dict[int, tuple[Ints, Ints]] = field(default_factory=dict)
     fits: dict[int, Bools] = field(default_factory=dict)
@@ -86,6 +88,11 @@ class Gang:
     def size(self) -> int:
         """How many nodes, copies counted."""
         return int(self.counts.sum())
+
+    def playing(self, number: int, part: int = FIRST) -> list[int]:
+        """The kinds that play a part in a rule."""
+        kinds: list[int] = np.flatnonzero(self.roles[:, number] == part).tolist()
+        return kinds
 
 
 def selects(selector: Selector, identity: str, labels: object, own: bool) -> bool:
@@ -139,10 +146,10 @@ def collapse(snapshot: Snapshot, request: Request) -> Gang:
 
 def collapse_on(index: FleetIndex, flavours: tuple[Flavour, ...], request: Request) -> Gang:
     """The gang of a request on an index that need not be a snapshot's own."""
-    groups: dict[tuple[object, ...], list[Node]] = {}
+    groups: dict[tuple[object, tuple[int, ...]], list[Node]] = {}
     parts_of = _parts_of(request)
     for node in request.nodes:
-        key = (node.kind, *parts_of(node))
+        key = (node.kind, parts_of(node))
         if key in groups:
             groups[key].append(node)
         else:
@@ -152,10 +159,9 @@ def collapse_on(index: FleetIndex, flavours: tuple[Flavour, ...], request: Reque
             "request.nodes", f"{len(groups)} different kinds among {request.size} nodes are too many"
         )
     kinds = []
-    for key in sorted(groups, key=repr):
-        nodes = tuple((node.id, node.count) for node in groups[key])
-        parts = tuple(part for part in key[1:] if isinstance(part, int))
-        kinds.append(Kind(groups[key][0], nodes, sum(count for _, count in nodes), parts))
+    for (_, parts), alike in sorted(groups.items(), key=lambda group: repr(group[0])):
+        nodes = tuple((node.id, node.count) for node in alike)
+        kinds.append(Kind(alike[0], nodes, sum(count for _, count in nodes), parts))
     names = tuple(sorted({name for kind in kinds for name, amount in kind.sample.demand.items() if amount}))
     demand = np.array([[kind.sample.demand.get(name, 0) for name in names] for kind in kinds], np.int64)
     free = np.zeros((len(index.hosts), len(names)), np.int64)
@@ -167,7 +173,8 @@ def collapse_on(index: FleetIndex, flavours: tuple[Flavour, ...], request: Reque
     counts = np.array([kind.count for kind in kinds], np.int64)
     demand = demand.reshape(len(kinds), len(names))
     who = _without_strangers(index, request)
-    return Gang(request, index, flavours, tuple(kinds), names, demand, counts, free, capacity, *who)
+    roles = np.array([kind.parts for kind in kinds], np.int8).reshape(len(kinds), len(request.constraints))
+    return Gang(request, index, flavours, tuple(kinds), names, demand, counts, free, capacity, *who, roles)
 
 
 def _without_strangers(index: FleetIndex, request: Request) -> tuple[Bools, Bools]:
@@ -196,8 +203,7 @@ def allowed_hosts(gang: Gang, kind: Kind) -> Bools:
     if node.exclusive:
         mask = mask & gang.unshared
     if node.cells:
-        _, cells = index.cells()
-        mask = mask & ((cells >= 0).any(axis=2).sum(axis=1) >= node.cells) if cells.size else mask & False
+        mask = mask & (index.cells_there() >= node.cells)
     return mask
 
 

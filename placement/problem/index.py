@@ -185,6 +185,15 @@ class FleetIndex:
 
         return self.cached("cells", build)
 
+    def cells_there(self) -> Ints:
+        """int64[H]: how many NUMA cells each host has."""
+
+        def build() -> Ints:
+            found: Ints = (self.cells()[1] >= 0).any(axis=2).sum(axis=1)
+            return found
+
+        return self.cached("cells there", build)
+
     def parts(self) -> tuple[tuple[Part, ...], Ints]:
         """What is free in the parts of hosts: each that there is once, and int64[H] which of them a host has."""
 

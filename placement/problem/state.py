@@ -32,6 +32,7 @@ class PlacementState:
         )
         self.assignments: Landed = []
         self.allowed: dict[int, Bools] = {}
+        self.rules: dict[int, list[tuple[Tally, int]]] = {}
 
     def room(self, number: int) -> Bools:
         """bool[H]: hosts with room for one more of a kind, whatever the rules say."""
@@ -47,6 +48,28 @@ class PlacementState:
         if node.cells:
             mask &= self.enough_cells(number)
         return mask
+
+    def room_on(self, number: int, host: int) -> bool:
+        """Whether one host has room for one more of a kind: ``room`` of it alone."""
+        if self.parts and takes_parts(self.gang, number):
+            return bool(self.room(number)[host])
+        if number not in self.allowed:
+            self.allowed[number] = allowed_hosts(self.gang, self.gang.kinds[number])
+        if not self.allowed[number][host] or self.closed[host] or (self.free[host] < self.gang.demand[number]).any():
+            return False
+        cells = self.gang.kinds[number].sample.cells
+        return not cells or int(self._cells_on(number, host).sum()) >= cells
+
+    def _cells_on(self, number: int, host: int) -> Bools:
+        fit: Bools = (self.cells[host] >= cell_demand(self.gang, number)).all(axis=1)
+        return fit
+
+    def playing(self, number: int) -> list[tuple[Tally, int]]:
+        """The rules in which a kind plays a part, and which."""
+        if number not in self.rules:
+            parts = self.gang.kinds[number].parts
+            self.rules[number] = [pair for pair in zip(self.tallies, parts, strict=True) if pair[1]]
+        return self.rules[number]
 
     def _parted(self, number: int, mask: Bools) -> Bools:
         """Those of the hosts whose cells and devices can be divided anew so that one more of the kind gets its own."""
@@ -79,9 +102,7 @@ class PlacementState:
         """bool[H] where one more of a kind may go, and int64[H] the penalty that it adds there."""
         mask = self.room(number)
         penalty = np.zeros(len(mask), np.int64)
-        for tally, part in zip(self.tallies, self.gang.kinds[number].parts, strict=True):
-            if not part:
-                continue
+        for tally, part in self.playing(number):
             extra = tally.marginal(part)
             if tally.rule.weight is None:
                 mask = mask & (extra <= 0)
@@ -99,11 +120,11 @@ class PlacementState:
             self._divide(number, host)
         elif node.cells:
             share = cell_demand(self.gang, number)
-            fit = np.flatnonzero(self.cells_that_fit(number)[host])
+            fit = np.flatnonzero(self._cells_on(number, host))
             tightest = sorted(fit, key=lambda cell: (tuple(self.cells[host, cell]), cell))
             chosen = tuple(sorted(int(cell) for cell in tightest[: node.cells]))
             self.cells[host, list(chosen)] -= share
-        for tally, part in zip(self.tallies, self.gang.kinds[number].parts, strict=True):
+        for tally, part in self.playing(number):
             tally.add(part, host)
         if not (self.parts and takes_parts(self.gang, number)):
             self.assignments.append((number, host, chosen))

@@ -112,7 +112,7 @@ class Tally:
         scope = Scope.HOST if isinstance(rule, SpareHosts) else rule.scope
         domain, size = domains(gang.index, scope)
         first, second = old_counts(gang, number, domain, size)
-        coming = sum(kind.count for kind in gang.kinds if kind.parts[number] == FIRST)
+        coming = int(gang.counts[gang.roles[:, number] == FIRST].sum())
         empty = domain[:0]
         if isinstance(rule, SpareHosts):
             empty = (gang.index.empty & gang.index.schedulable).astype(np.int64)

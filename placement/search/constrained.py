@@ -16,7 +16,7 @@ from placement.constraints import Scope, Together, Within
 from placement.model import Policy
 from placement.packing.instance import Load
 from placement.problem.feasibility import domains_with_room, impossible_rules, room_of_domains
-from placement.problem.gang import FIRST, Gang, Landed, fitting_hosts
+from placement.problem.gang import Gang, Landed, fitting_hosts
 from placement.problem.index import Bools, Ints
 from placement.problem.scoring import room_value, sizes_for
 from placement.problem.state import PlacementState
@@ -25,7 +25,7 @@ from placement.search.greedy import greedy
 from placement.search.incumbent import Incumbent
 from placement.search.layout import lay_out
 from placement.search.reduce import Reduction, needs_rules, reduce
-from placement.search.strategies import BY_STRATEGY, fewest, racks_needed, spread_bound
+from placement.search.strategies import BY_STRATEGY, fewest, filled, racks_needed, spread_bound
 from placement.stop import Stop
 from placement.strategy import OBJECTIVES, Strategy, Term
 
@@ -42,15 +42,26 @@ def solve_constrained(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop
     """The best answer that can be found for a gang with open rules or NUMA cells, and a bound for it."""
     if impossible_rules(gang):
         return Incumbent(infeasible=True, stage="counts")
-    # Kept for a deadline that comes before anything better is found; on large fleets it would take too much of it.
-    quick = gang.size * len(gang.index.hosts) <= QUICK_SIZE
     greedily = cache(partial(_greedily, gang, strategy, stop))
-    if quick:
-        greedily()
+    first, stage = _at_once(gang, strategy, stop, greedily)
     incumbent = _search(gang, strategy, policy, stop, greedily)
-    if quick and incumbent.landed is None and not incumbent.infeasible:
-        incumbent.offer_state(gang, strategy, greedily(), "greedy")
+    if not incumbent.closed:
+        incumbent.offer_state(gang, strategy, first, stage)
     return incumbent
+
+
+def _at_once(gang: Gang, strategy: Strategy, stop: Stop, greedily: Greedily) -> tuple[PlacementState | None, str]:
+    """A placement, and its stage, for a deadline that comes before anything better is found.
+
+    The greedy looks at all hosts for each node. Where they are many, one filling of the packing, laid out, comes first.
+    """
+    if gang.size * len(gang.index.hosts) > QUICK_SIZE:
+        reduction = reduce(gang)
+        loads = filled(reduction.packing, stop)
+        state = lay_out(reduction, loads, strategy, stop) if loads is not None else None
+        if state is not None:
+            return state, "layout"
+    return greedily(), "greedy"
 
 
 def _greedily(gang: Gang, strategy: Strategy, stop: Stop) -> PlacementState | None:
@@ -111,7 +122,7 @@ def _domain_by_domain(
     and if none can take the gang, nothing can.
     """
     tally = Tally.start(gang, number)
-    mine = [k for k, kind in enumerate(gang.kinds) if kind.parts[number] == FIRST]
+    mine = gang.playing(number)
     codes = domains_with_room(gang, tally, mine).tolist()
     bounds = []
     quick = replace(policy, dives=min(policy.dives, 1), branches=0)
@@ -161,7 +172,7 @@ def _in_few_domains(
     No bounds come of it: there are more choices than are tried.
     """
     tally = Tally.start(gang, number)
-    mine = [k for k, kind in enumerate(gang.kinds) if kind.parts[number] == FIRST]
+    mine = gang.playing(number)
     old = tally.old_first > 0
     room, _ = room_of_domains(gang, tally, mine)
     share = (room / np.maximum(1.0, room.max(axis=0, initial=1))).sum(axis=1)

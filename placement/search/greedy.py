@@ -63,18 +63,19 @@ def scarcity_order(gang: Gang) -> list[int]:
     needed = [int(gang.counts @ gang.demand[:, column].astype(object)) for column in range(len(gang.names))]
     largest = np.maximum(1, gang.free.max(axis=0, initial=1))
 
+    anchors = np.zeros(len(gang.kinds), np.bool_)
+    for number, rule in enumerate(gang.request.constraints):
+        if isinstance(rule, Near | Together):
+            anchors[gang.playing(number, SECOND if isinstance(rule, Near) else FIRST)] = True
+
     def key(number: int) -> tuple[int, int, float, int]:
         kind = gang.kinds[number]
-        anchors = any(
-            (isinstance(rule, Near) and part == SECOND) or (isinstance(rule, Together) and part == FIRST)
-            for rule, part in zip(gang.request.constraints, kind.parts, strict=True)
-        )
         pressure = sum(
             float(gang.demand[number, column]) / float(largest[column]) * (needed[column] / total[column])
             for column in range(len(gang.names))
         )
         narrow = kind.sample.zone is not None or bool(kind.sample.host_labels) or kind.sample.exclusive
-        return (not anchors, not narrow, -pressure, number)
+        return (not anchors[number], not narrow, -pressure, number)
 
     return sorted(range(len(gang.kinds)), key=key)
 

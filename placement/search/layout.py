@@ -43,7 +43,7 @@ def lay_out(reduction: Reduction, loads: Sequence[Load], strategy: Strategy, sto
             taken[host] = True
             for kind, copies in enumerate(held):
                 for _ in range(copies):
-                    if state.pinned and not state.room(kind)[host]:
+                    if state.pinned and not state.room_on(kind, host):
                         homeless[kind] += 1
                     else:
                         state.land(kind, host)
@@ -55,9 +55,10 @@ def _host_for(state: PlacementState, held: Sequence[int], rows: Ints, taken: Boo
     gang = state.gang
     mask = ~taken
     prefer = np.zeros(len(taken), np.int64)
-    for number, tally in enumerate(state.tallies):
-        first = sum(n for n, kind in zip(held, gang.kinds, strict=True) if kind.parts[number] == FIRST)
-        second = sum(n for n, kind in zip(held, gang.kinds, strict=True) if kind.parts[number] == SECOND)
+    firsts, seconds = (np.array(held, np.int64) @ (gang.roles == part) for part in (FIRST, SECOND))
+    for tally, first, second in zip(state.tallies, firsts.tolist(), seconds.tolist(), strict=True):
+        if not (first or second):
+            continue
         if tally.rule.weight is None:
             mask = mask & tally.allows(first, second)
         if isinstance(tally.rule, SpreadOver) and first:

@@ -147,7 +147,7 @@ class _Rules:
     @classmethod
     def of(cls, gang: Gang, partial: bool = False) -> _Rules:
         tallies = [Tally.start(gang, number) for number in range(len(gang.request.constraints))]
-        played = [{kind.parts[number] for kind in gang.kinds} for number in range(len(tallies))]
+        played = [set(np.unique(column).tolist()) for column in gang.roles.T]
         bundles, bundled = _bundles(gang, [] if partial else tallies)
         limits = [number for number, tally in enumerate(tallies) if _is_limit(tally) and not _never_missed(tally)]
         settled = bundled | gang.settled | {number for number in limits if _on_hosts(tallies[number])}
@@ -276,7 +276,7 @@ def _bundles(gang: Gang, tallies: list[Tally]) -> tuple[Bundles, set[int]]:
         rule = tally.rule
         if not isinstance(rule, Together) or rule.scope is not Scope.HOST or rule.weight is not None:
             continue
-        joined = [k for k, kind in enumerate(gang.kinds) if kind.parts[number] == FIRST]
+        joined = gang.playing(number)
         if (tally.old_first > 0).any() or not joined or any(_bound(gang, k) for k in joined):
             continue
         settled.add(number)
@@ -312,7 +312,7 @@ def _dimensions(gang: Gang, tallies: list[Tally], limits: list[int], bundles: Bu
     for number in limits:
         tally = tallies[number]
         assert isinstance(tally.rule, AtMost)
-        parts = np.array([[kind.parts[number] == FIRST] for kind in gang.kinds], np.int64)
+        parts = (gang.roles[:, number : number + 1] == FIRST).astype(np.int64)
         demand.append(_of_bundles(bundles, parts))
         room.append(np.maximum(0, tally.rule.limit - tally.old_first[tally.domain])[:, None])
     if len(demand) == 1 and gang.names:

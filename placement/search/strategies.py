@@ -174,7 +174,7 @@ def _of_all(gang: Gang) -> list[Tally]:
         Tally.start(gang, number)
         for number, rule in enumerate(gang.request.constraints)
         if not isinstance(rule, SpareHosts) and rule.weight is None
-        if all(kind.parts[number] == FIRST for kind in gang.kinds)
+        if (gang.roles[:, number] == FIRST).all()
     ]
 
 
@@ -227,7 +227,7 @@ def _close_at_once(
     while enough - low > 1 and not stop():
         middle = (low + enough) // 2 if incumbent.landed is not None else enough
         inside = reduce(gang, only=np.isin(gang.index.rack, by_room[:middle]))
-        loads = _filled(inside.packing, stop)
+        loads = filled(inside.packing, stop)
         if loads is not None:
             incumbent.offer(gang, Strategy.CLOSE, inside.spread_out(loads, order), 0, "greedy")
             enough = middle
@@ -237,7 +237,7 @@ def _close_at_once(
             low = middle
 
 
-def _filled(packing: Packing, stop: Stop) -> list[Load] | None:
+def filled(packing: Packing, stop: Stop) -> list[Load] | None:
     """One greedy filling of each independent part, None where one leaves something out."""
     loads: list[Load] = []
     for kinds, classes in components(packing):
