@@ -133,12 +133,12 @@ class _Search:
         moves: list[Move] = []
         homeless: list[str] = []
         fleet = self.fleet
-        for members, request, where in self._steps(leaving):
-            decision = self._housed(snapshot, request)
-            if decision.status is not Status.PLACED:
-                homeless += self._unhoused(snapshot, request) if len(members) > 1 else members
+        for request, where in self._steps(leaving):
+            assignments, without = self._housed(snapshot, request)
+            if without:
+                homeless += without
                 continue
-            gone = [Move(a.node, fleet.home(leaving[a.node]).id, *a[1:]) for a in decision.assignments]
+            gone = [Move(a.node, fleet.home(leaving[a.node]).id, *a[1:]) for a in assignments]
             moves += gone
             if where is not None:
                 snapshot = snapshot.updated(_arrived(snapshot, [(fleet.member(leaving[m.member]), m) for m in gone]))
@@ -146,15 +146,23 @@ class _Search:
         self.homeless = tuple(homeless)
         return None if homeless else tuple(moves)
 
-    def _housed(self, snapshot: Snapshot, request: Request) -> Decision:
-        """Where these go. Any homes will do, so better ones are sought only where the quick search finds none."""
+    def _housed(self, snapshot: Snapshot, request: Request) -> tuple[Sequence[Assignment], list[str]]:
+        """(where these go, or those without a home). Any homes will do: the whole search is asked only where the quick
+        one finds none, and where the count of how many find one, a tenth of its work, leaves open that all do."""
         quick = replace(self.policy, rounds=0, branches=0)
-        decision = place(snapshot, request, quick, self.stop)
-        undecided = decision.status is Status.UNKNOWN and quick != self.policy and not self.stop()
-        return place(snapshot, request, self.policy, self.stop) if undecided else decision
+        found = most = place(snapshot, request, quick, self.stop)
+        if found.status is not Status.PLACED and request.size > 1:
+            most = place(snapshot, request, replace(self.policy, max_placed=True), self.stop)
+            found = most if most.status is Status.PLACED and not most.unplaced else found
+        enough = most.upper_bound is None or most.upper_bound >= request.size
+        if found.status is Status.UNKNOWN and enough and quick != self.policy and not self.stop():
+            found = place(snapshot, request, self.policy, self.stop)
+        if found.status is Status.PLACED:
+            return found.assignments, []
+        return (), list(most.unplaced) or [node.id for node in request.nodes]
 
-    def _steps(self, leaving: Mapping[str, int]) -> Iterator[tuple[list[str], Request, dict[str, str] | None]]:
-        """(members, request, where all live) by request: first each one that rules speak of, alone, then all the others
+    def _steps(self, leaving: Mapping[str, int]) -> Iterator[tuple[Request, dict[str, str] | None]]:
+        """(request, where all live): first each one that rules speak of, alone, then all the others
         together. None where it no longer matters where these go."""
         fleet = self.fleet
         vacated = frozenset(fleet.home(number).id for number in leaving.values())
@@ -171,16 +179,11 @@ class _Search:
                 excluded_hosts=vacated | group.excluded_hosts,
                 staying={**group.staying, **others},
             )
-            yield [member], request, where
+            yield request, where
         free = [m for m in leaving if m not in set(ruled)]
         if free:
             nodes = tuple(fleet.nodes[member] for member in sorted(free))
-            yield free, Request(nodes, Strategy.LEAST_LOST_VALUE, excluded_hosts=vacated), None
-
-    def _unhoused(self, snapshot: Snapshot, request: Request) -> list[str]:
-        """Which of several members find no home."""
-        most = place(snapshot, request, replace(self.policy, max_placed=True), self.stop)
-        return list(most.unplaced) or [node.id for node in request.nodes]
+            yield Request(nodes, Strategy.LEAST_LOST_VALUE, excluded_hosts=vacated), None
 
 
 def _size(demand: Mapping[str, int]) -> tuple[tuple[str, int], ...]:

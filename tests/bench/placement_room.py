@@ -1,4 +1,4 @@
-"""Room made by moves beside preemption node by node, as schedulers do it: members, bytes, milliseconds."""
+"""Room made by moves beside preemption node by node, as schedulers do it, and by moves and ends: bytes, times."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import time
 import numpy as np
 
 from placement.model import Host, Member, Node, Proof, Request, Snapshot, Status, joined
+from placement.modes.evict import evict
+from placement.modes.evict_check import check_evictions
+from placement.modes.evict_or_move import evict_or_move
 from placement.modes.make_room import make_room
-from placement.modes.moves import Neighbours
+from placement.modes.moves import Leaving, Neighbours
 from placement.modes.room_check import check_room
 from placement.problem.index import index_of
 from tests.bench import placement_report as report
@@ -117,6 +120,35 @@ def row(name: str, figure: str, aims: tuple[Aim, ...], use: float, node: Node, s
     return found
 
 
+def ends_row(seeds: int, hosts: int = 80, use: float = 0.95, count: int = 10) -> Row:
+    """Half of the groups may end, at their bytes, and all may move: the fewest bytes that end."""
+    found = Row(f"room by ends and moves, {count} whole hosts of {hosts} at {use:.0%}", "(also)")
+    fewer, ending = [], 0
+    for seed in range(seeds):
+        snapshot, neighbours = fleet(hosts, use, seed)
+        shuffled = random.Random(seed).sample(neighbours, len(neighbours))
+        leaving = [Leaving(group.nodes, sum(group.costs.values())) for group in shuffled[::2]]
+        request = Request((Node("n", {"vcpu": VCPUS, "memory": 256 * GIB}, count=count),))
+        index_of(snapshot)
+        cpu, wall = time.process_time(), time.monotonic()
+        plan = evict_or_move(snapshot, request, leaving, neighbours, QUIET)
+        found.cpu_ms.append((time.process_time() - cpu) * 1000)
+        found.wall_ms.append((time.monotonic() - wall) * 1000)
+        assert check_evictions(snapshot, request, leaving, plan, neighbours) == ()
+        found.placed += plan.status is Status.PLACED
+        found.proven += plan.proof in (Proof.OPTIMAL, Proof.INFEASIBLE)
+        if plan.status is Status.PLACED and plan.cost:
+            ending += 1
+            found.gaps.append((plan.cost - (plan.lower_bound or 0)) / plan.cost)
+            alone = evict(snapshot, request, leaving, QUIET)
+            if alone.cost:
+                fewer.append(100 * (1 - plan.cost / alone.cost))
+    found.notes.append(f"some end in {ending} of {seeds}")
+    if fewer:
+        found.notes.append(f"{np.mean(fewer):.0f} % fewer bytes end than without moves, where both have a plan")
+    return found
+
+
 def rows(seeds: int) -> list[Row]:
     """Whole hosts and halves of hosts, at 80, 90 and 95 % use."""
     whole = Node("n", {"vcpu": 64, "memory": 256 * GIB}, count=16)
@@ -143,4 +175,5 @@ def rows(seeds: int) -> list[Row]:
             seeds,
         ),
         row("room for 40 halves, 1,000 at 90 %", "(also)", (), 0.9, half, seeds),
+        ends_row(max(4, seeds // 2)),
     ]
