@@ -1,9 +1,10 @@
 """From the call to all Running: Corral beside raw libvirt threads, on real hypervisors, in turns in the same run.
 
-    python -m tests.bench.launch_bench [--guests 1,4,8] [--rounds 5] [--hypervisors 2] [--json FILE]
+    python -m tests.bench.launch_bench [--guests 1,4,8] [--halted 8,16] [--rounds 5] [--hypervisors 2] [--json FILE]
 
 As root. Every round deploys a group by gRPC, keeps the definitions of its domains, deletes the group, and creates
 the very same domains by libvirt-python, one thread a guest. The clock stops when the last guest has said `ready`.
+Then the same with guests that halt at once: the CPU that a launch costs the service itself (`launch_halted`).
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from typing import Any
 
 import grpc
 import libvirt
-from corral.v1 import deploy_pb2, deploy_pb2_grpc, placement_pb2
+from corral.v1 import deploy_pb2, deploy_pb2_grpc, group_pb2, placement_pb2
 
-from tests.bench import raw_launch
+from tests.bench import launch_halted, raw_launch
+from tests.bench.scale_bench import cpu_seconds
 from tests.lab.fleet import Lab
 from tests.support import ROOT
 from tests.support.process import ENVIRONMENT
@@ -36,6 +38,7 @@ ZONE = "7a007a391d483c9f843bf1df4b7e5d8f"
 MODEL_SERVICE = "f1e135835fee363c9f57ed8232023886"
 GUEST_MEMORY = 128 << 20  # bytes
 DEADLINE_SECONDS = 600.0
+_BOOTS = ROOT / ".cache/guest/guest.json"
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,13 @@ class Sample:
 
 
 @contextmanager
-def corral(lab: Lab, directory: Path) -> Iterator[tuple[deploy_pb2_grpc.DistributedModelServiceStub, float]]:
-    """A service over the lab's hypervisors: its stub, and the seconds that it took to start."""
+def corral(
+    lab: Lab, directory: Path, manifest: Path = _BOOTS
+) -> Iterator[tuple[deploy_pb2_grpc.DistributedModelServiceStub, float, int]]:
+    """A service over the lab's hypervisors: its stub, the seconds that it took to start, and its process id."""
+    directory.mkdir(exist_ok=True)
     config = directory / "corral.toml"
-    config.write_text(_configuration(lab))
+    config.write_text(_configuration(lab, manifest))
     log = directory / "service.log"
     started = time.monotonic()
     with log.open("wb") as output:
@@ -67,13 +73,13 @@ def corral(lab: Lab, directory: Path) -> Iterator[tuple[deploy_pb2_grpc.Distribu
         address = _wait_serving(service, log)
         seconds = time.monotonic() - started
         with grpc.insecure_channel(address) as channel:
-            yield deploy_pb2_grpc.DistributedModelServiceStub(channel), seconds
+            yield deploy_pb2_grpc.DistributedModelServiceStub(channel), seconds, service.pid
     finally:
         service.terminate()
         service.wait(60)
 
 
-def _configuration(lab: Lab) -> str:
+def _configuration(lab: Lab, manifest: Path) -> str:
     hosts = "".join(
         f'[[hosts]]\nname = "{each.name}"\nzone = "zone-1"\ndriver = "libvirt"\nsocket = "{each.socket}"\n'
         'capacity = { vcpu = 64, memory = "64GiB" }\n'
@@ -95,7 +101,7 @@ subnet = "{lab.network}.0.0/16"
 pool = "{lab.network}.100.1-{lab.network}.100.250"
 [[images]]
 name = "default-guest"
-manifest = "{ROOT / ".cache/guest/guest.json"}"
+manifest = "{manifest}"
 [[model_services]]
 uuid = "{MODEL_SERVICE}"
 name = "default"
@@ -117,11 +123,7 @@ def _wait_serving(service: subprocess.Popen[bytes], log: Path) -> str:
 
 def deploy(stub: deploy_pb2_grpc.DistributedModelServiceStub, guests: int) -> tuple[Sample, str, list[str]]:
     """One group of `guests` members, spread over the hypervisors: its sample, uuid and machine names."""
-    request = deploy_pb2.DeployDistributedModelServiceRequest(name="bench", service_creation_strategy="parallel")
-    request.placement_policy.strategy = placement_pb2.PLACEMENT_STRATEGY_SPREAD
-    for rank in range(guests):
-        node = request.model_services.add(uuid=MODEL_SERVICE, zone_uuid=ZONE, is_initial_node=rank == 0)
-        node.cpu_num, node.memory_size = 1, GUEST_MEMORY
+    request = _request(guests)
     started = time.monotonic()
     created: dict[str, float] = {}
     for answer in stub.DeployDistributedModelService(request, timeout=DEADLINE_SECONDS):
@@ -132,8 +134,42 @@ def deploy(stub: deploy_pb2_grpc.DistributedModelServiceStub, guests: int) -> tu
     final = answer.event.final
     if final.status != "Running" or len(created) != guests:
         raise RuntimeError(f"the group became {final.status}: {final.reason}")
-    names = [f"corral-{member.uuid}-{member.attempt}" for member in final.instances]
-    return Sample(guests, max(created.values()), ready), final.uuid, names
+    return Sample(guests, max(created.values()), ready), final.uuid, _names(final)
+
+
+def cost(
+    stub: deploy_pb2_grpc.DistributedModelServiceStub, pid: int, uris: Sequence[str], guests: int
+) -> launch_halted.Cost:
+    """CPU of one launch of guests that halt at once: the service's, and that of plain threads after it."""
+    before = cpu_seconds(pid)
+    created: set[str] = set()
+    call = stub.DeployDistributedModelService(_request(guests), timeout=DEADLINE_SECONDS)
+    for answer in call:
+        if answer.event.instance.status == "Created":
+            created.add(answer.event.instance.uuid)
+        if answer.event.HasField("final"):
+            raise RuntimeError(f"the group became {answer.event.final.status}: {answer.event.final.reason}")
+        if len(created) == guests:
+            break
+    spent = cpu_seconds(pid) - before
+    call.cancel()
+    found = stub.GetInstanceGroup(deploy_pb2.GetInstanceGroupRequest(uuid=answer.event.group_uuid))
+    domains = raw_launch.capture(uris, _names(found.inventory))
+    delete(stub, found.inventory.uuid)
+    return launch_halted.Cost(guests, spent, raw_launch.create_paused(domains))
+
+
+def _request(guests: int) -> deploy_pb2.DeployDistributedModelServiceRequest:
+    request = deploy_pb2.DeployDistributedModelServiceRequest(name="bench", service_creation_strategy="parallel")
+    request.placement_policy.strategy = placement_pb2.PLACEMENT_STRATEGY_SPREAD
+    for rank in range(guests):
+        node = request.model_services.add(uuid=MODEL_SERVICE, zone_uuid=ZONE, is_initial_node=rank == 0)
+        node.cpu_num, node.memory_size = 1, GUEST_MEMORY
+    return request
+
+
+def _names(group: group_pb2.InstanceGroup) -> list[str]:
+    return [f"corral-{member.uuid}-{member.attempt}" for member in group.instances]
 
 
 def delete(stub: deploy_pb2_grpc.DistributedModelServiceStub, uuid: str) -> None:
@@ -147,7 +183,7 @@ def measure(lab: Lab, directory: Path, sizes: Sequence[int], rounds: int) -> tup
     ours: list[Sample] = []
     raw: list[Sample] = []
     uris = [each.uri for each in lab]
-    with corral(lab, directory) as (stub, start_seconds):
+    with corral(lab, directory) as (stub, start_seconds, _):
         for number in range(-1, rounds):
             for guests in sizes if number >= 0 else sizes[:1]:
                 sample, uuid, names = deploy(stub, guests)
@@ -161,6 +197,17 @@ def measure(lab: Lab, directory: Path, sizes: Sequence[int], rounds: int) -> tup
                         f"  round {number + 1}, {guests} guest(s): {sample.ready:.2f} s, raw {ready:.2f} s", flush=True
                     )
     return ours, raw, start_seconds
+
+
+def measure_halted(lab: Lab, directory: Path, sizes: Sequence[int], rounds: int) -> list[launch_halted.Cost]:
+    """Every launch of guests that halt. A first one is not counted."""
+    costs: list[launch_halted.Cost] = []
+    uris = [each.uri for each in lab]
+    manifest = launch_halted.manifest(directory / "halted")
+    with corral(lab, directory / "second", manifest) as (stub, _, pid):
+        cost(stub, pid, uris, sizes[0])
+        costs += [cost(stub, pid, uris, guests) for _ in range(rounds) for guests in sizes]
+    return costs
 
 
 def table(ours: Sequence[Sample], raw: Sequence[Sample], sizes: Sequence[int]) -> str:
@@ -207,22 +254,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; the exit code is 0 when every launch came up."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--guests", default="1,4,8", help="group sizes (default %(default)s)")
+    parser.add_argument("--halted", default="8,16", help="group sizes of guests that halt (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="launches of each size and kind (default %(default)s)")
     parser.add_argument("--hypervisors", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write all samples there")
     options = parser.parse_args(arguments)
-    sizes = [int(text) for text in options.guests.split(",")]
+    sizes, halted = ([int(size) for size in text.split(",") if size] for text in (options.guests, options.halted))
     libvirt.registerErrorHandler(lambda context, error: None, None)
     raw_launch.start_event_loop()
     cache = ROOT / ".cache/lab-capabilities"
     with tempfile.TemporaryDirectory(prefix="corral-bench-") as directory, Lab(options.hypervisors, cache) as lab:
         described = machine(lab)
         print(", ".join(f"{key} {value}" for key, value in described.items()), flush=True)
-        ours, raw, start_seconds = measure(lab, Path(directory), sizes, options.rounds)
-    print(f"\n{table(ours, raw, sizes)}\n\nservice start until it serves: {start_seconds:.2f} s")
+        ours: list[Sample] = []
+        raw: list[Sample] = []
+        costs: list[launch_halted.Cost] = []
+        start_seconds = 0.0
+        if sizes:
+            ours, raw, start_seconds = measure(lab, Path(directory), sizes, options.rounds)
+            print(f"\n{table(ours, raw, sizes)}\n\nservice start until it serves: {start_seconds:.2f} s", flush=True)
+        if halted:
+            costs = measure_halted(lab, Path(directory), halted, options.rounds)
+            print(f"\n{launch_halted.table(costs)}")
     if options.json:
-        result = {"machine": described, "start_seconds": start_seconds}
-        result |= {"corral": [asdict(each) for each in ours], "raw": [asdict(each) for each in raw]}
+        samples: dict[str, Sequence[Sample | launch_halted.Cost]] = {"corral": ours, "raw": raw, "halted": costs}
+        told = {name: [asdict(each) for each in found] for name, found in samples.items()}
+        result = {"machine": described, "start_seconds": start_seconds, **told}
         options.json.write_text(json.dumps(result, indent=1))
     return 0
 
