@@ -19,9 +19,10 @@ from service.domain.fleet import GPU, Host, Size
 from service.domain.fleet import Host as FleetHost
 from service.planning import bare_metal, translate
 from service.planning.translate import catalogue_sizes, snapshot
-from service.store import changed_hosts, claims, devices, fleet, groups
-from service.store.changed_hosts import Moment
+from service.store import changed_hosts, devices, fleet, groups, stock
+from service.store.changed_hosts import Moment, Rows
 from service.store.connection import Connection
+from service.store.stock import Held
 
 _MANY = 2_000
 """With this many changed hosts or more, all are read: one statement cannot name more."""
@@ -73,12 +74,9 @@ class FleetReader:
 
         The transaction must not be one whose writes may still be taken back.
         """
-        kept = self._memory
-        moment = changed_hosts.moment(connection)
-        # Of a moment that is no later than what is kept, nothing of that may be used.
-        before = kept if kept.moment is not None and kept.moment.is_before(moment) else _NOTHING
+        before, moment, named = _compared(connection, self._memory)
         others = groups.keeping_apart(connection) if apart else {}
-        fresh, gone = _changed(connection, before, moment, others)
+        fresh, gone = _changed(connection, before, moment, named, others)
         if fresh or gone:
             before = _renewed(before, gone, others, fresh)
         before = replace(before, moment=moment)
@@ -113,19 +111,26 @@ def _renewed(
     return _Memory(before.moment, known, apart, +sizes, graded, hosts, snapshot)
 
 
+def _compared(connection: Connection, kept: _Memory) -> tuple[_Memory, Moment, Rows | None]:
+    """What is kept, the moment of this transaction, and what may be changed since; None: anything."""
+    if kept.moment is None:
+        return _NOTHING, changed_hosts.moment(connection), None
+    moment, named = changed_hosts.changes(connection, kept.moment)
+    if not kept.moment.is_before(moment):
+        return _NOTHING, moment, None  # of a moment that is no later than what is kept, nothing of that may be used
+    return kept, moment, named if len(named) < _MANY else None
+
+
 def _changed(
-    connection: Connection, before: _Memory, moment: Moment, apart: Mapping[str, frozenset[str]]
+    connection: Connection, before: _Memory, moment: Moment, named: Rows | None, apart: Mapping[str, frozenset[str]]
 ) -> tuple[dict[str, _Known], frozenset[str]]:
     """The hosts that are not as they were, by uuid, and those that are not there any more."""
     known = before.known
-    named = changed_hosts.since(connection, before.moment) if before.moment is not None else None
-    some = sorted(named) if named is not None and len(named) < _MANY else None
     found: dict[str, _Known] = {}
     gone: frozenset[str] = frozenset()
-    if some is None or some:
-        hosts = fleet.hosts(connection, some)
-        seated, sizes, pinned = claims.held(connection, some)
-        units = _devices(connection, hosts, some)
+    if named is None or named:
+        hosts, (seated, sizes, pinned) = _all_read(connection) if named is None else _some_read(connection, named)
+        units = _devices(connection, hosts, None if named is None else list(named))
         for uuid, host in hosts.items():
             # What is claimed of bare metal is more than was asked.
             asked = () if host.bare_metal else sizes.get(uuid, ())
@@ -134,7 +139,7 @@ def _changed(
             now = (host, seats, asked, here, its)
             if was is None or (was.host, was.seats, was.sizes, was.pinned, was.devices) != now:
                 found[uuid] = _Known(*now, translate.seen(host, seats, apart, pinned=here, devices=its))
-        gone = frozenset(known.keys() - hosts.keys() if some is None else known.keys() & some - hosts.keys())
+        gone = frozenset(known.keys() - hosts.keys() if named is None else known.keys() & named - hosts.keys())
     if len(known) + len(found.keys() - known.keys()) - len(gone) != moment.hosts:
         gone = frozenset(known.keys() - fleet.host_uuids(connection))
     if before.apart != apart:
@@ -143,6 +148,19 @@ def _changed(
             if uuid not in gone and uuid not in found and any(group in regrouped for _, group, _ in one.seats):
                 found[uuid] = replace(one, seen=_seen_again(one, apart, before.graded))
     return found, gone
+
+
+def _all_read(connection: Connection) -> tuple[Mapping[str, Host], Held]:
+    return fleet.hosts(connection), stock.held(connection)
+
+
+def _some_read(connection: Connection, named: Rows) -> tuple[Mapping[str, Host], Held]:
+    """Those of the hosts that are there."""
+    there = {uuid: row for uuid, row in named.items() if row is not None}
+    if not there:
+        return {}, Held({}, {}, {})
+    vectors, guests, held = stock.of_hosts(connection, list(there))
+    return fleet.hosts_from(there.values(), vectors, guests), held
 
 
 def _devices(
@@ -160,9 +178,8 @@ def _seen_again(one: _Known, apart: Mapping[str, frozenset[str]], graded: Mappin
 
 def read_fleet(connection: Connection) -> tuple[Mapping[str, FleetHost], Snapshot]:
     """All hosts, and the snapshot made of them, read in full; `FleetReader` gives the same and reads what changed."""
-    hosts = fleet.hosts(connection)
+    hosts, (seated, claimed, pinned) = _all_read(connection)
     sizes = catalogue_sizes(fleet.model_services(connection).values())
-    seated, claimed, pinned = claims.held(connection)
     for uuid, of_host in claimed.items():
         sizes.update(() if hosts[uuid].bare_metal else of_host)
     apart, units = groups.keeping_apart(connection), _devices(connection, hosts, None)

@@ -11,11 +11,9 @@ from service.domain.groups import Group, InstanceStatus
 from service.planning import fleet_reader
 from service.planning.fleet_reader import FleetReader
 from service.reconcile.standing_in_line import Line
-from service.store import addresses, bookings
+from service.store import addresses, bookings, rare
 from service.store.addresses import Shortages
-from service.store.basis import basis
 from service.store.connection import Connection
-from service.store.rare import rare
 from service.transactions import claiming
 
 Booked = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -38,11 +36,10 @@ def look(connection: Connection, reader: FleetReader | None, line: Line, group: 
     Raises HeldBack, NoAddresses.
     """
     pending = [m.uuid for m in group.instances if m.status is InstanceStatus.PENDING]
-    some = rare(connection, group.uuid, group.project, pending)
+    some, stands = rare.with_basis(connection, group.uuid, group.project, pending)
     if some.held:
         claiming.held_back(connection, group, pending)  # before anybody takes the trouble to plan
     turn = line.look(connection, group, now, anybody=some.waiting)
-    stands = basis(connection)
     if reader is None:
         hosts, snapshot = fleet_reader.read_fleet(connection)
     else:

@@ -3,7 +3,7 @@ every deploy needs all of them, and there are few of each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, false, func, literal, select, union_all
@@ -14,7 +14,7 @@ from service.store import catalog, fleet, schema
 from service.store.statement import Statement
 
 _ENTRIES, _ZONES, _QUOTAS = schema.model_services, schema.zones, schema.quotas
-_ENTRY, _ZONE, _LIMIT = "entry", "zone", "limit"
+_ENTRY, _ZONE, _LIMIT, _FURTHER = "entry", "zone", "limit", "further"
 
 
 class Basis(NamedTuple):
@@ -39,24 +39,34 @@ def _rows(table: Table, kind: str, hosts: ColumnElement[bool], taken: ColumnElem
     return select(literal(kind).label("kind"), *named, hosts.label("hosts"), taken.label("taken"))
 
 
-_BASIS = Statement(
-    union_all(
-        _rows(_ENTRIES, _ENTRY, false(), literal(0)),
-        _rows(_ZONES, _ZONE, _HAS_HOSTS, _number_in(schema.addresses) + _number_in(schema.foreign_addresses)),
-        select(
-            literal(_LIMIT), _QUOTAS.c.resource, literal(""), literal(0), literal(0), literal(0), false(), literal(0)
-        ).where(_QUOTAS.c.project == bindparam("project")),
-    )
+PARTS: tuple[Select[Any], ...] = (
+    _rows(_ENTRIES, _ENTRY, false(), literal(0)),
+    _rows(_ZONES, _ZONE, _HAS_HOSTS, _number_in(schema.addresses) + _number_in(schema.foreign_addresses)),
+    select(
+        literal(_LIMIT), _QUOTAS.c.resource, literal(""), literal(0), literal(0), literal(0), false(), literal(0)
+    ).where(_QUOTAS.c.project == bindparam("project")),
 )
+_BASIS = Statement(union_all(*PARTS))
+
+
+def further(number: ColumnElement[int]) -> Select[*tuple[Any, ...]]:
+    """One part more, for a number that is wanted of the same moment."""
+    nothing = (literal(""), literal(""), literal(0), literal(0), literal(0), false())
+    return select(literal(_FURTHER), *nothing, number)
 
 
 def basis(connection: Connection, project: str = "") -> Basis:
     """For a deploy of the project; "": of none."""
-    rows = _BASIS.all(connection, {"project": project})
+    return sorted_out(_BASIS.all(connection, {"project": project}))[0]
+
+
+def sorted_out(rows: Sequence[Any]) -> tuple[Basis, int]:
+    """From all rows of the parts; and the number of the one `further`, 0 without it."""
     zones = [row for row in rows if row.kind == _ZONE]
-    return Basis(
+    found = Basis(
         {row.uuid: catalog.entry_of(row) for row in rows if row.kind == _ENTRY},
         {row.uuid: fleet.zone_of(row) for row in zones},
         {row.uuid: int(row.taken) for row in zones if row.hosts},
         any(row.kind == _LIMIT for row in rows),
     )
+    return found, sum(int(row.taken) for row in rows if row.kind == _FURTHER)

@@ -9,10 +9,13 @@ A host that was removed leaves no row: `Moment.hosts` tells that there are fewer
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, Integer, Text, column, text
+from sqlalchemy import Connection, Integer, Row, Text, TextualSelect, column, select, text, true
 
+from service.store import schema
 from service.store.statement import Statement
 
 TABLE = "host_changes"
@@ -38,30 +41,45 @@ lowers what is used; so are bookings."""
 _KEY = {"hosts": "uuid", "host_resources": "host_uuid"}
 
 _SEEN = column("seen", Text()), column("lineage", Text()), column("hosts", Integer())
-_SQLITE_MOMENT = Statement(
-    text(
-        "SELECT coalesce((SELECT max(number) FROM host_changes), 0) AS seen, '' AS lineage, "
-        "(SELECT count(*) FROM hosts) AS hosts"
-    ).columns(*_SEEN)
-)
-_SQLITE_SINCE = Statement(
-    text("SELECT host_uuid FROM host_changes WHERE number > :seen").columns(column("host_uuid", Text()))
-)
+_NAMED = column("host_uuid", Text())
+_SQLITE_MOMENT = text(
+    "SELECT coalesce((SELECT max(number) FROM host_changes), 0) AS seen, '' AS lineage, "
+    "(SELECT count(*) FROM hosts) AS hosts"
+).columns(*_SEEN)
+_SQLITE_SINCE = text("SELECT host_uuid FROM host_changes WHERE number > :earlier").columns(_NAMED)
 # The files of the tables are others after a restore and after a VACUUM FULL, which forgets who wrote what.
-_POSTGRESQL_MOMENT = Statement(
-    text(
-        "SELECT CAST(pg_current_snapshot() AS text) AS seen, "
-        "concat_ws('/', CAST(pg_postmaster_start_time() AS text), "
-        "(SELECT oid FROM pg_database WHERE datname = current_database()), pg_relation_filenode('hosts'), "
-        "pg_relation_filenode('host_resources')) AS lineage, (SELECT count(*) FROM hosts) AS hosts"
-    ).columns(*_SEEN)
-)
-_POSTGRESQL_SINCE = Statement(
-    text(
-        "SELECT uuid AS host_uuid FROM hosts WHERE age(xmin) <= age(CAST(CAST(:oldest AS xid8) AS xid)) UNION "
-        "SELECT host_uuid FROM host_resources WHERE age(xmin) <= age(CAST(CAST(:oldest AS xid8) AS xid))"
-    ).columns(column("host_uuid", Text()))
-)
+_POSTGRESQL_MOMENT = text(
+    "SELECT CAST(pg_current_snapshot() AS text) AS seen, "
+    "concat_ws('/', CAST(pg_postmaster_start_time() AS text), "
+    "(SELECT oid FROM pg_database WHERE datname = current_database()), pg_relation_filenode('hosts'), "
+    "pg_relation_filenode('host_resources')) AS lineage, (SELECT count(*) FROM hosts) AS hosts"
+).columns(*_SEEN)
+_POSTGRESQL_SINCE = text(
+    "SELECT uuid AS host_uuid FROM hosts WHERE age(xmin) <= age(CAST(CAST(:earlier AS xid8) AS xid)) UNION "
+    "SELECT host_uuid FROM host_resources WHERE age(xmin) <= age(CAST(CAST(:earlier AS xid8) AS xid))"
+).columns(_NAMED)
+
+
+def _with_changes(moment: TextualSelect, since: TextualSelect) -> Statement:
+    """The moment, once for each host that is not as it was, with that host's row as far as it is there."""
+    now, named = moment.subquery(), since.subquery()
+    joined = now.outerjoin(named, true()).outerjoin(schema.hosts, schema.hosts.c.uuid == named.c.host_uuid)
+    moment_of = now.c.seen, now.c.lineage, now.c.hosts.label("there")
+    return Statement(
+        select(*moment_of, named.c.host_uuid, *schema.hosts.c).select_from(joined).order_by(named.c.host_uuid)
+    )
+
+
+_MOMENT = {"sqlite": Statement(_SQLITE_MOMENT), "postgresql": Statement(_POSTGRESQL_MOMENT)}
+_SINCE = {"sqlite": Statement(_SQLITE_SINCE), "postgresql": Statement(_POSTGRESQL_SINCE)}
+_CHANGES = {
+    "sqlite": _with_changes(_SQLITE_MOMENT, _SQLITE_SINCE),
+    "postgresql": _with_changes(_POSTGRESQL_MOMENT, _POSTGRESQL_SINCE),
+}
+
+
+Rows = Mapping[str, Row[Any] | None]
+"""Hosts by uuid, in its order; None: it is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +113,25 @@ def _snapshot(told: str) -> tuple[int, int, frozenset[int]]:
 
 def moment(connection: Connection) -> Moment:
     """Of this transaction. To be asked before what is read: what changes meanwhile counts as changed later."""
-    statement = _SQLITE_MOMENT if connection.dialect.name == "sqlite" else _POSTGRESQL_MOMENT
-    seen, lineage, hosts = statement.first(connection)
+    seen, lineage, hosts = _MOMENT[connection.dialect.name].first(connection)
     return Moment(str(seen), lineage, int(hosts))
 
 
 def since(connection: Connection, earlier: Moment) -> set[str]:
     """The hosts that were changed or added since then, and perhaps some that were not; some of them may be gone."""
-    if connection.dialect.name == "sqlite":
-        return set(_SQLITE_SINCE.scalars(connection, {"seen": int(earlier.seen)}))
-    return set(_POSTGRESQL_SINCE.scalars(connection, {"oldest": earlier.seen.partition(":")[0]}))
+    return set(_SINCE[connection.dialect.name].scalars(connection, {"earlier": _from(earlier)}))
+
+
+def changes(connection: Connection, earlier: Moment) -> tuple[Moment, Rows]:
+    """`moment`, and the hosts of `since`. They say nothing where the earlier moment was not before."""
+    rows = _CHANGES[connection.dialect.name].all(connection, {"earlier": _from(earlier)})
+    now = Moment(str(rows[0].seen), rows[0].lineage, int(rows[0].there))
+    return now, {row.host_uuid: row if row.uuid is not None else None for row in rows if row.host_uuid is not None}
+
+
+def _from(moment: Moment) -> int | str:
+    """What the databases compare with: the newest change, or the oldest transaction that ran then."""
+    return moment.seen.partition(":")[0] if ":" in moment.seen else int(moment.seen)
 
 
 def install(connection: Connection) -> None:

@@ -16,7 +16,6 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    literal,
     or_,
     select,
     tuple_,
@@ -24,9 +23,8 @@ from sqlalchemy import (
     update,
 )
 
-from service.domain.cells import cells_in, is_of_cell
 from service.domain.cleaning import CleaningState
-from service.domain.fleet import GPU, HostState, HostStatus, Size
+from service.domain.fleet import GPU, HostState, HostStatus
 from service.domain.groups import GroupPhase, Seat
 from service.errors import InvariantViolation
 from service.failpoints import failpoint
@@ -61,23 +59,6 @@ _SEATED_HERE = Statement(
         .distinct(),
         bookings.SEATED.where(among(schema.bookings.c.host_uuid, "hosts")),
     ).order_by("host_uuid", "instance_uuid")
-)
-# A claim whose group is gone is held all the same.
-_HOLDS = select(
-    _CLAIMS.c.host_uuid,
-    _CLAIMS.c.instance_uuid,
-    schema.groups.c.uuid.label("group_uuid"),
-    schema.groups.c.exclusive_hosts,
-    _CLAIMS.c.attempt,
-    _CLAIMS.c.resource,
-    _CLAIMS.c.amount,
-).select_from(_CLAIMS.outerjoin(schema.groups, schema.groups.c.uuid == _CLAIMS.c.group_uuid))
-_KEEPS = bookings.SEATED.add_columns(literal(0), literal(""), literal(0))
-_HELD = Statement(union_all(_HOLDS, _KEEPS))
-_HELD_HERE = Statement(
-    union_all(
-        _HOLDS.where(among(_CLAIMS.c.host_uuid, "hosts")), _KEEPS.where(among(schema.bookings.c.host_uuid, "hosts"))
-    )
 )
 _OPEN_HOST = Statement(
     update(schema.hosts)
@@ -285,36 +266,6 @@ def seated(connection: Connection, hosts: Iterable[str]) -> Mapping[str, Sequenc
     for host_uuid, *seat in _SEATED_HERE.all(connection, {"hosts": sorted(hosts)}):
         found[host_uuid].append(tuple(seat))
     return found
-
-
-class Held(NamedTuple):
-    """By host uuid. `seated`: as `seated` tells it; `sizes`: what each attempt has claimed there, without what it has
-    of cells; `pinned`: instance -> the cells that it is pinned to there, of those that are."""
-
-    seated: Mapping[str, Sequence[tuple[str, str, bool]]]
-    sizes: Mapping[str, Sequence[Size]]
-    pinned: Mapping[str, Mapping[str, tuple[int, ...]]]
-
-
-def held(connection: Connection, hosts: Iterable[str] | None = None) -> Held:
-    """Everything that is claimed or booked (on these hosts)."""
-    seats: dict[str, set[tuple[str, str, bool]]] = defaultdict(set)
-    vectors: dict[str, dict[tuple[str, int], list[tuple[str, int]]]] = defaultdict(dict)
-    of_cells: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
-    rows = _HELD.all(connection) if hosts is None else _HELD_HERE.all(connection, {"hosts": sorted(hosts)})
-    for host_uuid, instance_uuid, group_uuid, exclusive, attempt, resource, amount in rows:
-        if group_uuid is not None:
-            seats[host_uuid].add((instance_uuid, group_uuid, exclusive))
-        if not resource:
-            continue  # a seat that is kept
-        if is_of_cell(resource):
-            of_cells[host_uuid][instance_uuid][resource] = int(amount)
-        else:
-            vectors[host_uuid].setdefault((instance_uuid, attempt), []).append((resource, int(amount)))
-    seated = {host: tuple(sorted(found)) for host, found in seats.items()}
-    sizes = {host: tuple(tuple(sorted(vector)) for vector in found.values()) for host, found in vectors.items()}
-    pinned = {host: {uuid: cells_in(found) for uuid, found in members.items()} for host, members in of_cells.items()}
-    return Held(seated, sizes, pinned)
 
 
 def guests(connection: Connection, hosts: Sequence[str] | None = None) -> Mapping[tuple[str, str], int]:

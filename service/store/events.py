@@ -11,7 +11,21 @@ from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Connection,
+    Row,
+    Text,
+    bindparam,
+    column,
+    func,
+    insert,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.types import TypeEngine
 
 from service.domain.events import Event, EventKind
 from service.domain.groups import Group, Instance, PlacementRecord
@@ -32,15 +46,38 @@ _COUNT = Statement(
     .values(value=schema.counters.c.value + bindparam("more"))
     .returning(schema.counters.c.value)
 )
-# The same, and with its commit every replica looks for new events at once: PostgreSQL alone has anybody to tell.
-_COUNT_AND_TELL = Statement(
-    update(schema.counters)
-    .where(schema.counters.c.name == REVISION)
-    .values(value=schema.counters.c.value + bindparam("more"))
-    .returning(schema.counters.c.value, hints.TELL_NEWS)
-)
 _HEAD = Statement(select(schema.counters.c.name, schema.counters.c.value))
-_INSERT = Statement(insert(schema.events), ("revision", "group_uuid", "sequence", "kind", "project", "time", "body"))
+_EACH: dict[str, TypeEngine[Any]] = {"sequence": BigInteger(), "kind": Text(), "body": Text()}
+_NAMES = ("revision", "group_uuid", "sequence", "kind", "project", "time", "body")
+_INSERT = Statement(insert(schema.events), _NAMES)
+
+
+def _counted_and_told() -> Statement:
+    """Both in one, and with its commit every replica looks for new events at once: PostgreSQL alone can, and has
+    anybody to tell. Others wait for the counter from here on, so there is one way to the database less in that."""
+    counted = (
+        update(schema.counters)
+        .where(schema.counters.c.name == REVISION)
+        .values(value=schema.counters.c.value + bindparam("more", type_=BigInteger))
+        .returning(schema.counters.c.value, hints.TELL_NEWS)
+        .cte("counted")
+    )
+    drafts = (
+        func.unnest(*(bindparam(name, type_=ARRAY(kind)) for name, kind in _EACH.items()))
+        .table_valued(*(column(name, kind) for name, kind in _EACH.items()), with_ordinality="place", name="drafts")
+        .render_derived()
+    )
+    revision = counted.c.value - bindparam("more", type_=BigInteger) + drafts.c.place
+    of_all = {name: bindparam(name, type_=schema.events.c[name].type) for name in ("group_uuid", "project", "time")}
+    values = {"revision": revision, **of_all, **{name: drafts.c[name] for name in _EACH}}
+    return Statement(
+        insert(schema.events)
+        .from_select(_NAMES, select(*(values[name] for name in _NAMES)).select_from(counted.join(drafts, true())))
+        .returning(schema.events.c.revision)
+    )
+
+
+_COUNT_INSERT_TELL = _counted_and_told()
 _AFTER = (
     select(schema.events)
     .where(schema.events.c.revision > bindparam("behind"))
@@ -77,28 +114,22 @@ def noting(work: Callable[[Connection], T], told: list[Event]) -> Callable[[Conn
 
 def append(connection: Connection, group: Group, drafts: Sequence[Draft], now: int) -> int:
     """Write the drafts; returns the newest revision."""
-    tells = bool(drafts) and connection.dialect.name == "postgresql"
-    last = int(_COUNT_AND_TELL.scalar(connection, {"more": len(drafts)})) if tells else count(connection, len(drafts))
-    first = last - len(drafts) + 1
-    if drafts:
-        told: list[Event] | None = connection.info.get(_TOLD)
-        if told is not None:
-            told += [_drafted(group, draft, first + offset, now) for offset, draft in enumerate(drafts)]
+    if not drafts:
+        return count(connection, 0)
+    of_all = {"group_uuid": group.uuid, "project": group.project, "time": now}
+    each = [(draft.sequence, draft.kind.value, encode(draft.body)) for draft in drafts]
+    if connection.dialect.name == "postgresql":
+        columns = dict(zip(_EACH, map(list, zip(*each, strict=True)), strict=True))
+        last = int(max(_COUNT_INSERT_TELL.scalars(connection, {"more": len(drafts), **of_all, **columns})))
+    else:
+        last = count(connection, len(drafts))
+        rows = (dict(zip(_EACH, one, strict=True)) for one in each)
         _INSERT.many(
-            connection,
-            [
-                {
-                    "revision": first + offset,
-                    "group_uuid": group.uuid,
-                    "sequence": draft.sequence,
-                    "kind": draft.kind.value,
-                    "project": group.project,
-                    "time": now,
-                    "body": encode(draft.body),
-                }
-                for offset, draft in enumerate(drafts)
-            ],
+            connection, [{**row, **of_all, "revision": at} for at, row in enumerate(rows, last - len(drafts) + 1)]
         )
+    told: list[Event] | None = connection.info.get(_TOLD)
+    if told is not None:
+        told += [_drafted(group, draft, at, now) for at, draft in enumerate(drafts, last - len(drafts) + 1)]
     return last
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "delete_zone",
     "host",
     "hosts",
+    "hosts_from",
     "hosts_of",
     "model_services",
     "page_of_hosts",
@@ -163,7 +164,13 @@ def hosts(connection: Connection, uuids: Sequence[str] | None = None) -> Mapping
     """All hosts (or these) by uuid, with their resource vectors."""
     known = vectors.read(connection, uuids)
     found = _HOSTS.all(connection) if uuids is None else _SOME_HOSTS.all(connection, {"uuids": uuids})
-    guests = vectors.guests(connection, known)
+    return hosts_from(found, known, vectors.guests(connection, known))
+
+
+def hosts_from(
+    found: Iterable[Row[Any]], known: Mapping[str, vectors.Vectors], guests: Mapping[tuple[str, str], int]
+) -> Mapping[str, Host]:
+    """By uuid, from their rows, those of their amounts, and how many guests take something beside their claims."""
     return {row.uuid: _host(row, known.get(row.uuid, {}), guests) for row in found}
 
 
@@ -208,8 +215,7 @@ def page_of_hosts(
         query = query.where(table.c.uuid.in_(select(_CLAIMS.c.host_uuid).where(_CLAIMS.c.group_uuid.in_(of_project))))
     found = connection.execute(query).all()
     known = vectors.read(connection, [row.uuid for row in found])
-    guests = vectors.guests(connection, known)
-    return tuple(_host(row, known.get(row.uuid, {}), guests) for row in found)
+    return tuple(hosts_from(found, known, vectors.guests(connection, known)).values())
 
 
 def set_state(connection: Connection, host: Host, state: HostState, now: int) -> None:

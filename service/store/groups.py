@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, true, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from service.domain.devices import HeldDevice
 from service.domain.endpoints import Endpoint
@@ -47,8 +47,6 @@ _INSTANCE_PLAIN = (
     "moved_at", "room", "room_order", "pauses", "paused_at", "told_epoch", "last_answer_at", "engine_restarts",
     "silent_since", "guest_boot", "endpoint", "holds", "last_lines", "created_at", "updated_at", "cause", "cause_of",
 )  # fmt: skip
-Seats = Mapping[tuple[str, int], frozenset[str]]
-"""(instance, attempt) -> hosts."""
 
 
 class Lease(NamedTuple):
@@ -79,22 +77,9 @@ _INSTANCE_JSON = ("devices", "staging")
 _HELD_DEVICES = tuple[HeldDevice, ...]
 
 # Statements that every worker runs all the time are made once: making one takes longer than SQLite needs to run it.
-_GROUPS, _INSTANCES, _CLAIMS = schema.groups, schema.instances, schema.claims
+_GROUPS, _INSTANCES = schema.groups, schema.instances
 _ONE = select(_GROUPS).where(_GROUPS.c.uuid == bindparam("of"))
 _GROUP, _GROUP_LOCKED = Statement(_ONE), Statement(_ONE.with_for_update())
-# Its claims with it: where the group is as known they are of the same moment, for they change in its commits alone.
-_SEATS = (
-    select(_CLAIMS.c.instance_uuid, _CLAIMS.c.attempt, _CLAIMS.c.host_uuid)
-    .where(_CLAIMS.c.group_uuid == bindparam("of"))
-    .distinct()
-    .subquery()
-)
-_STANDS = Statement(
-    select(_GROUPS.c.version, _GROUPS.c.epoch, *_SEATS.c)
-    .select_from(_GROUPS.outerjoin(_SEATS, true()))
-    .where(_GROUPS.c.uuid == bindparam("of"))
-    .with_for_update(of=_GROUPS)
-)
 _SOME_GROUPS = Statement(select(_GROUPS).where(among(_GROUPS.c.uuid, "of")))
 _MEMBERS = Statement(
     select(
@@ -182,19 +167,6 @@ def load(connection: Connection, uuid: str, *, lock: bool = False) -> Group:
     if row is None:
         raise NotFound("instance group", uuid)
     return _group(row, _members(connection, [uuid]).get(uuid, ()))
-
-
-def as_known(connection: Connection, known: Group) -> Seats | None:
-    """Where the stored group is this very version under this very lease: (instance, attempt) -> hosts of its claims.
-    None where it is not. It is locked from here on as by `load`."""
-    rows = _STANDS.all(connection, {"of": known.uuid})
-    if not rows or (rows[0].version, rows[0].epoch) != (known.version, known.epoch):
-        return None
-    seats: dict[tuple[str, int], set[str]] = {}
-    for row in rows:
-        if row.instance_uuid is not None:
-            seats.setdefault((row.instance_uuid, row.attempt), set()).add(row.host_uuid)
-    return {attempt: frozenset(hosts) for attempt, hosts in seats.items()}
 
 
 def load_many(connection: Connection, uuids: Sequence[str]) -> tuple[Group, ...]:

@@ -19,10 +19,11 @@ from service.lifecycle.facts import Evicted, Fact, Moved, Observed, TimeLost
 from service.lifecycle.renewal import CLASH
 from service.lifecycle.transitions import FINAL, PLACED, advance, released, steps
 from service.lifecycle.updating import at_rest
-from service.store import addresses, bookings, claims, events, fleet, groups, ownership, retired, waiting
+from service.store import addresses, bookings, claims, events, fleet, groups, ownership, retired, standing, waiting
 from service.store.connection import Connection
 from service.store.events import Draft
-from service.store.groups import Freed, Held, Seats
+from service.store.groups import Freed, Held
+from service.store.standing import Seats
 
 _REMOVED = InstanceStatus.REMOVED
 
@@ -60,7 +61,7 @@ class Known(NamedTuple):
 
 def as_known(connection: Connection, group: Group, foreseen: Foreseen | None = None) -> Known | None:
     """The group, locked as by a load, where it is stored as the writer has it; None where it has to be read again."""
-    seats = groups.as_known(connection, group)
+    seats = standing.as_known(connection, group)
     return None if seats is None else Known(group, seats, foreseen)
 
 

@@ -27,12 +27,12 @@ from service.lifecycle.updating import first, second
 from service.planning.devices import wanted as wanted_devices
 from service.planning.group_rules import spares_are_kept, stays
 from service.planning.translate import seat, total
-from service.store import bookings, claims, cleanings, fleet, groups, ownership, quotas, spare
+from service.store import bookings, claims, cleanings, fleet, groups, ownership, quotas, rare, spare
 from service.store.addresses import take_planned
 from service.store.connection import Connection
 from service.store.device_picks import pick
-from service.store.groups import Seats
-from service.store.rare import rare
+from service.store.rare import Rare
+from service.store.standing import Seats
 from service.transactions.changes import LeaseLost, commit
 
 
@@ -88,12 +88,12 @@ def claim(
     unclaimed; so is one with a member that has another host since, as by a live move: the rules within the group were
     planned without that.
     """
-    stored, seated = _stored(connection, planned)
+    stored, seated, some = _stored(connection, planned)
     if stored.epoch != planned.epoch:
         raise LeaseLost(planned.uuid)
     before = _same_gang(stored, planned)
     waiting = {(m.uuid, m.attempt) for m in before.instances if m.status is InstanceStatus.PENDING}
-    some = rare(connection, before.uuid, before.project, sorted(instance for instance, _ in waiting))
+    some = some or rare.rare(connection, before.uuid, before.project, sorted(instance for instance, _ in waiting))
     if some.held:
         held_back(connection, before, {instance for instance, _ in waiting})
     planned_for = {(s.instance_uuid, s.attempt) for s in placement.assignments}
@@ -129,14 +129,14 @@ def claim(
     )
 
 
-def _stored(connection: Connection, planned: Group) -> tuple[Group, Seats | None]:
-    """The group, locked, and its claims where they were read. Where it is the version that was planned for it is not
-    read again, unless it has a gang beside it or members of which something may have been heard since, which makes no
-    new version."""
+def _stored(connection: Connection, planned: Group) -> tuple[Group, Seats | None, Rare | None]:
+    """The group, locked, and its claims and what is rare about its members where that was read. Where it is the version
+    that was planned for it is not read again, unless it has a gang beside it or members of which something may have
+    been heard since, which makes no new version."""
     fresh = planned.update is None and all(m.status is InstanceStatus.PENDING for m in planned.instances)
-    if fresh and (seated := groups.as_known(connection, planned)) is not None:
-        return planned, seated
-    return groups.load(connection, planned.uuid, lock=True), None
+    if fresh and (found := rare.with_stand(connection, planned, sorted(m.uuid for m in planned.instances))):
+        return planned, *found
+    return groups.load(connection, planned.uuid, lock=True), None, None
 
 
 def _with(seated: Seats | None, placement: PlacementRecord) -> Seats | None:

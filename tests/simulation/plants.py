@@ -94,7 +94,7 @@ PLANTS: tuple[Plant, ...] = (
     # --- leases and epochs ---
     one("a write does not check its epoch", CHANGES,
         "    if epoch is not None and before.epoch != epoch:\n", "    if False:\n"),
-    one("a version is not compared before what is known is taken for what is stored", GROUPS,
+    one("a version is not compared before what is known is taken for what is stored", "service.store.standing",
         "    if not rows or (rows[0].version, rows[0].epoch) != (known.version, known.epoch):\n",
         "    if not rows:\n"),
     one("a worker that lost its lease goes on", WORKER,

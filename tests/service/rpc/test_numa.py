@@ -9,7 +9,7 @@ import grpc
 import pytest
 from corral.v1 import deploy_pb2, fleet_pb2
 
-from service.store import claims
+from service.store import stock
 from tests.service.rpc.lab import reason_of
 from tests.support.whole import ENTRY, GIB, ZONE, Whole, config_text, whole
 
@@ -73,7 +73,7 @@ async def test_members_are_pinned_as_their_policy_says(tmp_path: Path) -> None:
         asked["service_creation_strategy"] = "parallel"
         plan = await lab.deploy.PlanDistributedModelService(deploy_pb2.PlanDistributedModelServiceRequest(**asked))
         assert list(plan.placement.assignments[0].numa_cells) == [cell[0] for cell in held if cell[1] == 2]
-        claimed = (await lab.service.store.read(claims.held)).sizes
+        claimed = (await lab.service.store.read(stock.held)).sizes
         assert {name for of in claimed.values() for size in of for name, _ in size} == {"vcpu", "memory"}
         assert {one.resource for one in (await lab.host("two")).capacities} == {"vcpu", "memory"}
         await delete(lab, pinned.uuid)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from service.domain.fleet import MEMORY, VCPU
 from service.domain.groups import Seat
-from service.store import claims, fleet, usage
+from service.store import claims, fleet, stock, usage
 from service.store.claims import ClaimLost
 from tests.support.database import Database, member, together
 
@@ -43,7 +43,7 @@ def test_a_cell_is_given_out_once_however_much_its_host_has_left(db: Database) -
     with pytest.raises(ClaimLost):
         db.write(lambda c: claims.take(c, GROUP, [pinned(3, a, 7)]))
     db.write(lambda c: claims.take(c, GROUP, [pinned(3, a, 1, 4)]))
-    _, sizes, held = db.read(claims.held)
+    _, sizes, held = db.read(stock.held)
     assert held == {a: {f"{1:032x}": (0,), f"{3:032x}": (1,)}}
     assert {name for size in sizes[a] for name, _ in size} == {VCPU, MEMORY}
     assert db.read(lambda c: usage.on_hosts(c, [a])) == {}

@@ -13,9 +13,9 @@ from service.domain.network import ForeignAddress
 from service.domain.ownership import Holding, Quarantined
 from service.domain.specs import PlacementPolicy
 from service.domain.tenants import Quota
-from service.store import addresses, bookings, fleet, groups, ownership, quotas, retired, schema
+from service.store import addresses, bookings, claims, fleet, groups, ownership, quotas, retired, schema
 from service.store.basis import basis
-from service.store.rare import Rare, rare
+from service.store.rare import Rare, rare, with_basis, with_stand
 from tests.support.builders import ENTRY, ZONE, entry, group, host, seat, zone
 from tests.support.database import Database
 
@@ -70,6 +70,23 @@ def test_each_flag_is_for_what_it_says_and_for_nothing_else(db: Database, what: 
     db.write(lambda c: come(c))
     wanted = NONE._replace(**{flag: True}) if flag else NONE
     assert db.read(lambda c: rare(c, MINE, "project", ["1" * 32])) == wanted
+    with_it, found = db.read(lambda c: with_basis(c, MINE, "project", ["1" * 32]))
+    assert (with_it, found) == (wanted, db.read(lambda c: basis(c, "project")))
+
+
+def test_what_is_rare_is_told_with_how_a_group_stands_where_it_is_as_known(db: Database) -> None:
+    (at, *_) = db.fill(1)
+    known = group(1, uuid=MINE)
+    db.write(lambda c: groups.create(c, known, due_at=0))
+    (one, *_) = members = [m.uuid for m in known.instances]
+    assert db.write(lambda c: with_stand(c, known, members)) == ({}, NONE)
+    db.write(lambda c: claims.take(c, MINE, [seat(one, at, {"vcpu": 1})]))
+    db.write(lambda c: bookings.book(c, "e" * 32, OTHER, [(MINE, seat(one, at, {"vcpu": 1}))]))
+    assert db.write(lambda c: with_stand(c, known, members)) == (
+        {(one, 1): frozenset({at})}, NONE._replace(booked=True)
+    )  # fmt: skip
+    assert db.write(lambda c: with_stand(c, replace(known, version=known.version + 1), members)) is None
+    assert db.write(lambda c: with_stand(c, replace(known, epoch=known.epoch + 1), members)) is None
 
 
 def test_the_basis_of_deploys_is_what_the_catalogue_and_the_zones_say(db: Database) -> None:
