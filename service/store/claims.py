@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -99,6 +99,10 @@ _USE = Statement(
 )
 _TAKE = Statement(insert(_CLAIMS), ("instance_uuid", "attempt", "resource", "host_uuid", "group_uuid", "amount"))
 _SHARE_FLEET = Statement(select(func.pg_advisory_xact_lock_shared(bindparam("key", type_=BigInteger))))
+_GONE = (_CLAIMS.c.host_uuid, _CLAIMS.c.resource, _CLAIMS.c.amount)
+_SEAT = (_CLAIMS.c.instance_uuid, _CLAIMS.c.attempt, _CLAIMS.c.host_uuid)
+_ONE = (column == bindparam(name) for column, name in zip(_SEAT, ("instance", "of", "host"), strict=True))
+_LEAVE_ONE = Statement(delete(_CLAIMS).where(*_ONE).returning(*_GONE))
 _GIVE_BACK = Statement(
     update(_RESOURCES)
     .where(_RESOURCES.c.host_uuid == bindparam("host"), _RESOURCES.c.resource == bindparam("what"))
@@ -224,25 +228,23 @@ def release(connection: Connection, attempts: Iterable[tuple[str, int]]) -> None
     """Give back the capacity of these (instance, attempt), on every host; those that have none are ignored."""
     ended = sorted(set(attempts))
     if ended:
-        _release(connection, _of(schema.claims, ended))
+        _give_back(connection, connection.execute(delete(_CLAIMS).where(_of(_CLAIMS, ended)).returning(*_GONE)))
 
 
 def leave(connection: Connection, seats: Iterable[tuple[str, int, str]]) -> None:
     """Give back what these (instance, attempt, host) hold there. Addresses are another matter: `addresses.let_go`."""
-    table = schema.claims
     ended = sorted(set(seats))
-    if ended:
-        there = tuple_(table.c.instance_uuid, table.c.attempt, table.c.host_uuid).in_(ended)
-        _release(connection, there)
+    if len(ended) == 1:  # nearly always
+        ((instance, attempt, host),) = ended
+        _give_back(connection, _LEAVE_ONE.all(connection, {"instance": instance, "of": attempt, "host": host}))
+    elif ended:
+        _give_back(connection, connection.execute(delete(_CLAIMS).where(tuple_(*_SEAT).in_(ended)).returning(*_GONE)))
 
 
-def _release(connection: Connection, which: ColumnElement[bool]) -> None:
+def _give_back(connection: Connection, gone: Iterable[Any]) -> None:
+    """Count the amounts of these claims, which are deleted already, as used no more."""
     sums: dict[tuple[str, str], int] = defaultdict(int)
-    for row in connection.execute(
-        delete(schema.claims)
-        .where(which)
-        .returning(schema.claims.c.host_uuid, schema.claims.c.resource, schema.claims.c.amount)
-    ):
+    for row in gone:
         sums[row.host_uuid, row.resource] += row.amount
     failpoint("release.deleted")
     back = [{"host": host, "what": resource, "less": amount} for (host, resource), amount in sorted(sums.items())]

@@ -84,7 +84,14 @@ _AFTER = (
     .order_by(schema.events.c.revision)
     .limit(bindparam("most"))
 )
+_OF_GROUP = schema.events.c.group_uuid == bindparam("of")
+_OF_PROJECT = schema.events.c.project == bindparam("in")
 _AFTER_ALL = Statement(_AFTER)
+_AFTER_OF = {
+    (True, False): Statement(_AFTER.where(_OF_GROUP)),
+    (False, True): Statement(_AFTER.where(_OF_PROJECT)),
+    (True, True): Statement(_AFTER.where(_OF_GROUP, _OF_PROJECT)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +157,9 @@ def after(
     """Up to `limit` events with a revision above the given one, in order."""
     if group_uuid is None and project is None:
         return tuple(_event(row) for row in _AFTER_ALL.all(connection, {"behind": revision, "most": limit}))
-    query = _AFTER
-    if group_uuid is not None:
-        query = query.where(schema.events.c.group_uuid == group_uuid)
-    if project is not None:
-        query = query.where(schema.events.c.project == project)
-    rows = connection.execute(query, {"behind": revision, "most": limit})
-    return tuple(_event(row) for row in rows)
+    asked = {"behind": revision, "most": limit, "of": group_uuid, "in": project}
+    known = _AFTER_OF[group_uuid is not None, project is not None]
+    return tuple(_event(row) for row in known.all(connection, asked))
 
 
 def of_group(connection: Connection, group_uuid: str, sequence: int, limit: int) -> tuple[Event, ...]:

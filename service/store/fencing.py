@@ -36,6 +36,29 @@ _NEWEST = Statement(
     .join(_LAST, (_FENCES.c.host_uuid == _LAST.c.host_uuid) & (_FENCES.c.asked_at == _LAST.c.at))
     .order_by(case((_FENCES.c.open_host.is_not(None), 1), else_=0), _FENCES.c.uuid)
 )
+_FENCE = Statement(select(_FENCES).where(_FENCES.c.uuid == bindparam("of")))
+_OPEN_OF = Statement(select(_FENCES).where(_FENCES.c.open_host == bindparam("host")))
+_LATELY = Statement(
+    select(func.count().label("n")).where(
+        among(_FENCES.c.cause, "causes"),
+        _FENCES.c.asked_at > bindparam("since"),
+        ~((_FENCES.c.state == FenceState.WITHDRAWN.value) & (_FENCES.c.orders == 0)),
+    )
+)
+_THERE, _ELSEWHERE = _INSTANCES.alias(), _INSTANCES.alias()
+_ANSWERS = Statement(
+    select(_THERE.c.host_uuid, _GROUPS.c.spec, func.max(_ELSEWHERE.c.last_answer_at).label("at"))
+    .join(_ELSEWHERE, _ELSEWHERE.c.group_uuid == _THERE.c.group_uuid)
+    .join(_GROUPS, _GROUPS.c.uuid == _THERE.c.group_uuid)
+    .where(
+        among(_THERE.c.host_uuid, "hosts"),
+        _THERE.c.status == InstanceStatus.RUNNING.value,
+        _THERE.c.beside.is_(False),
+        ~among(_ELSEWHERE.c.host_uuid, "hosts"),
+        _ELSEWHERE.c.last_answer_at > 0,
+    )
+    .group_by(_THERE.c.host_uuid, _GROUPS.c.uuid, _GROUPS.c.spec)
+)
 _ALL_VERDICTS = Statement(select(_VERDICTS))
 _SOME_VERDICTS = Statement(select(_VERDICTS).where(among(_VERDICTS.c.host_uuid, "of")))
 
@@ -80,13 +103,13 @@ def open_fences(connection: Connection) -> tuple[Fence, ...]:
 
 def fence(connection: Connection, uuid: str) -> Fence | None:
     """One fence; None where its host has left the fleet."""
-    row = connection.execute(select(_FENCES).where(_FENCES.c.uuid == uuid)).one_or_none()
+    row = _FENCE.first(connection, {"of": uuid})
     return None if row is None else _fence(row)
 
 
 def open_of(connection: Connection, host: str) -> Fence | None:
     """The host's fence that is under way."""
-    row = connection.execute(select(_FENCES).where(_FENCES.c.open_host == host)).one_or_none()
+    row = _OPEN_OF.first(connection, {"host": host})
     return None if row is None else _fence(row)
 
 
@@ -114,11 +137,8 @@ def put(connection: Connection, one: Fence, zone: str, now: int) -> None:
 def lately(connection: Connection, causes: Sequence[FenceCause], now: int) -> int:
     """How many fences of these causes were asked for in the last hour and not withdrawn before anything was sent. One
     that lies ahead, since the clock was set back, counts."""
-    idle = (_FENCES.c.state == FenceState.WITHDRAWN.value) & (_FENCES.c.orders == 0)
-    query = select(func.count()).where(
-        _FENCES.c.cause.in_([cause.value for cause in causes]), _FENCES.c.asked_at > now - HOUR_MS, ~idle
-    )
-    return int(connection.scalar(query) or 0)
+    of = [cause.value for cause in causes]
+    return int(_LATELY.scalar(connection, {"causes": of, "since": now - HOUR_MS}))
 
 
 def newest(connection: Connection, hosts: Sequence[str]) -> Mapping[str, Fence]:
@@ -131,17 +151,8 @@ def answers(connection: Connection, hosts: Sequence[str]) -> Mapping[str, int]:
     hosts, by the word of a member that is on another one."""
     if not hosts:
         return {}
-    there, elsewhere = _INSTANCES.alias(), _INSTANCES.alias()
-    query = (
-        select(there.c.host_uuid, _GROUPS.c.spec, func.max(elsewhere.c.last_answer_at).label("at"))
-        .join(elsewhere, elsewhere.c.group_uuid == there.c.group_uuid)
-        .join(_GROUPS, _GROUPS.c.uuid == there.c.group_uuid)
-        .where(there.c.host_uuid.in_(hosts), there.c.status == InstanceStatus.RUNNING.value, there.c.beside.is_(False))
-        .where(elsewhere.c.host_uuid.not_in(hosts), elsewhere.c.last_answer_at > 0)
-        .group_by(there.c.host_uuid, _GROUPS.c.uuid, _GROUPS.c.spec)
-    )
     found: dict[str, int] = {}
-    for row in connection.execute(query):
+    for row in _ANSWERS.all(connection, {"hosts": hosts}):
         if json.loads(row.spec).get("scope") in _TOGETHER:
             found[row.host_uuid] = max(found.get(row.host_uuid, 0), int(row.at))
     return found

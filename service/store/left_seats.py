@@ -10,15 +10,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, select, tuple_, update
 
 from service.domain.cleaning import Cleaning
 from service.domain.seats import MOST_LEFT, SEVERAL, Seating, SeatOf
 from service.store import cleanings, clock, fleet, schema
+from service.store.statement import Statement, among
 
 _LEFT, _SEATS, _RETIRED, _HOSTS = schema.left_seats, schema.machine_seats, schema.retired, schema.hosts
 _MOST_KEYS = 8
 _WHY = "its seat there was given up"
+_LEFT_HERE = select(_LEFT).where(_LEFT.c.host_uuid == bindparam("host"))
+_OF_HOST = Statement(_LEFT_HERE)
+_OF_SOME = Statement(
+    _LEFT_HERE.with_only_columns(_LEFT.c.instance_uuid, _LEFT.c.attempt, _LEFT.c.why).where(
+        among(_LEFT.c.instance_uuid, "of")
+    )
+)
 
 
 def keep(connection: Connection, row: Row[Any], now: int) -> None:
@@ -59,7 +67,7 @@ def keep(connection: Connection, row: Row[Any], now: int) -> None:
 def with_left(connection: Connection, host: str, seats: Sequence[Seating], now: int) -> Sequence[Seating]:
     """The seats of a machine, each with what is kept of it from before, and what is kept of those that are gone."""
     found = {(one.of.instance, one.of.attempt): one for one in seats}
-    for row in connection.execute(select(_LEFT).where(_LEFT.c.host_uuid == host)):
+    for row in _OF_HOST.all(connection, {"host": host}):
         key, keys = (row.instance_uuid, row.attempt), frozenset(row.keys.split())
         if (here := found.get(key)) is not None:
             late = here.unanswered or (here.revoked and row.unanswered)
@@ -93,8 +101,8 @@ def came_late(connection: Connection, host_uuid: str, of: SeatOf) -> None:
 def records(connection: Connection, host: str, instances: Iterable[str]) -> Mapping[tuple[str, int], str]:
     """Which attempts of these instances were given up on the machine, and why."""
     of = sorted(set(instances))
-    query = select(_LEFT).where(_LEFT.c.host_uuid == host, _LEFT.c.instance_uuid.in_(of))
-    return {(row.instance_uuid, row.attempt): row.why for row in connection.execute(query)} if of else {}
+    rows = _OF_SOME.all(connection, {"host": host, "of": of}) if of else ()
+    return {(row.instance_uuid, row.attempt): row.why for row in rows}
 
 
 def forget_old(connection: Connection, before: int) -> None:

@@ -67,6 +67,22 @@ _COUNTS = Statement(
         _QUARANTINE.c.host_uuid, _QUARANTINE.c.holding
     )
 )
+_TAKE_FOR = Statement(
+    update(_HOSTS)
+    .where(_HOSTS.c.uuid == bindparam("of"))
+    .values(
+        hypervisor=bindparam("is"),
+        generation=_HOSTS.c.generation + 1,
+        claim_ordered=False,
+        ahead=False,
+        marked=case((_HOSTS.c.claim_ordered, 0), else_=_HOSTS.c.marked),
+    )
+)
+_MARK = Statement(
+    update(_HOSTS)
+    .where(_HOSTS.c.uuid == bindparam("of"), _HOSTS.c.marked < bindparam("seen"))
+    .values(marked=bindparam("seen"))
+)
 
 
 class AnotherCluster(Exception):
@@ -190,20 +206,16 @@ def set_hypervisor(connection: Connection, host_uuid: str, hypervisor: str) -> N
 
     Raises AlreadyExists where another host is it.
     """
-    marked = case((_HOSTS.c.claim_ordered, 0), else_=_HOSTS.c.marked)
-    values = {"hypervisor": hypervisor or None, "claim_ordered": False, "ahead": False, "marked": marked}
-    row = update(_HOSTS).where(_HOSTS.c.uuid == host_uuid)
     try:
         with connection.begin_nested():
-            connection.execute(row.values(generation=_HOSTS.c.generation + 1, **values))
+            _TAKE_FOR.run(connection, {"of": host_uuid, "is": hypervisor or None})
     except IntegrityError as error:
         raise AlreadyExists("host", host_of_hypervisor(connection, hypervisor) or "") from error
 
 
 def set_marked(connection: Connection, host_uuid: str, generation: int) -> None:
     """The host's mark was seen to have this generation for a while: an older one is no longer its own."""
-    older = and_(_HOSTS.c.uuid == host_uuid, _HOSTS.c.marked < generation)
-    connection.execute(update(_HOSTS).where(older).values(marked=generation))
+    _MARK.run(connection, {"of": host_uuid, "seen": generation})
 
 
 def set_ahead(connection: Connection, host_uuid: str) -> None:

@@ -17,7 +17,10 @@ _FIND = Statement(
         schema.requests.c.request_id == bindparam("of"),
     )
 )
-_REMEMBER = insert(schema.requests)
+_REMEMBER = Statement(
+    insert(schema.requests),
+    ("principal", "method", "request_id", "body_hash", "group_uuid", "after_revision", "created_at"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,8 @@ def remember(
     now: int,
 ) -> None:
     """Keep the id with the intent, in the same transaction."""
-    connection.execute(
-        _REMEMBER,
+    _REMEMBER.run(
+        connection,
         {
             "principal": principal,
             "method": method,

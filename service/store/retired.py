@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from service.domain.groups import InstanceStatus
 from service.domain.ownership import Records
@@ -28,6 +28,15 @@ _UNSEEN = Statement(
     select(_RETIRED.c.instance_uuid, _RETIRED.c.attempt).where(
         _RETIRED.c.host_uuid == bindparam("host"), _RETIRED.c.seen_gone.is_(False)
     )
+)
+_SEEN_GONE = Statement(
+    update(_RETIRED)
+    .where(
+        _RETIRED.c.host_uuid == bindparam("host"),
+        _RETIRED.c.instance_uuid == bindparam("instance"),
+        _RETIRED.c.attempt == bindparam("of"),
+    )
+    .values(seen_gone=True)
 )
 _RETIRE = Statement(insert(_RETIRED), ("instance_uuid", "attempt", "host_uuid", "group_uuid", "why", "at", "seen_gone"))
 _TAKE_BACK = Statement(
@@ -86,15 +95,11 @@ def retired_of(connection: Connection, instances: Sequence[str]) -> frozenset[tu
 def seen_gone(connection: Connection, host_uuid: str, there: Set[tuple[str, int]]) -> None:
     """A complete listing has shown these attempts on the host: the records of all others there have done their work."""
     gone = [
-        (r.instance_uuid, r.attempt)
+        {"host": host_uuid, "instance": r.instance_uuid, "of": r.attempt}
         for r in _UNSEEN.all(connection, {"host": host_uuid})
         if (r.instance_uuid, r.attempt) not in there
     ]
-    if gone:
-        key = tuple_(_RETIRED.c.instance_uuid, _RETIRED.c.attempt)
-        connection.execute(
-            update(_RETIRED).where(_RETIRED.c.host_uuid == host_uuid, key.in_(gone)).values(seen_gone=True)
-        )
+    _SEEN_GONE.many(connection, gone)
 
 
 def has_unseen(connection: Connection, host_uuid: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, insert, select, tuple_, update
+from sqlalchemy import Connection, bindparam, insert, select, tuple_, update
 
 from service.domain.rolls import Roll
 from service.errors import NotFound
@@ -13,6 +13,8 @@ from service.store.codec import decode, encode
 from service.store.statement import Statement
 
 _ROWS = schema.rolls
+_THIS = select(_ROWS.c.body).where(_ROWS.c.uuid == bindparam("of"))
+_GET, _LOCKED = Statement(_THIS), Statement(_THIS.with_for_update())
 _UNENDED = Statement(select(_ROWS.c.body).where(_ROWS.c.ended_at == 0).order_by(_ROWS.c.created_at, _ROWS.c.uuid))
 
 
@@ -30,8 +32,7 @@ def put(connection: Connection, roll: Roll) -> None:
 
 def get(connection: Connection, uuid: str, *, lock: bool = False) -> Roll:
     """One that was begun. Raises NotFound."""
-    query = select(_ROWS.c.body).where(_ROWS.c.uuid == uuid)
-    body = connection.scalar(query.with_for_update() if lock else query)
+    body = (_LOCKED if lock else _GET).scalar(connection, {"of": uuid})
     if body is None:
         raise NotFound("roll", uuid)
     return decode(Roll, body)

@@ -16,8 +16,8 @@ _PROOF = "written_at"
 
 _TABLE = schema.settings
 _FIND = Statement(select(_TABLE.c.document).where(_TABLE.c.name == bindparam("of")))
-_SET = update(_TABLE).where(_TABLE.c.name == bindparam("of")).values(document=bindparam("text"))
-_ADD = insert(_TABLE)
+_SET = Statement(update(_TABLE).where(_TABLE.c.name == bindparam("of")).values(document=bindparam("text")))
+_ADD = Statement(insert(_TABLE), ("name", "document"))
 _SQLITE_SIZE = text("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")
 
 
@@ -56,5 +56,5 @@ def size(connection: Connection) -> int:
 
 
 def _put(connection: Connection, name: str, text: str) -> None:
-    if connection.execute(_SET, {"of": name, "text": text}).rowcount == 0:
-        connection.execute(_ADD, {"name": name, "document": text})
+    if _SET.run(connection, {"of": name, "text": text}) == 0:
+        _ADD.run(connection, {"name": name, "document": text})

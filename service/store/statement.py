@@ -149,11 +149,13 @@ def _compiled(core: Any, names: tuple[str, ...] | None, dialect: Dialect) -> _Fo
     if "POSTCOMPILE" in str(made):
         raise TypeError("a list would be written out when it runs: use `among`, or compare with each")
     columns = list(core.exported_columns) if isinstance(core, SelectBase) else list(getattr(core, "_returning", ()))
-    binds = ((name, _impl(bind.type, dialect).bind_processor(dialect)) for name, bind in made.binds.items())
+    # By the names that they have in the SQL: those without one of their own are listed in `binds` by another.
+    named = [(name, bind) for bind, name in made.bind_names.items()]
+    binds = ((name, _impl(bind.type, dialect).bind_processor(dialect)) for name, bind in named)
     results = (
         (place, _impl(column.type, dialect).result_processor(dialect, None)) for place, column in enumerate(columns)
     )
-    needed = {name for name, bind in made.binds.items() if bind.required}
+    needed = {name for name, bind in named if bind.required}
     return _Form(
         str(made),
         None if made.positiontup is None else tuple(made.positiontup),
@@ -161,7 +163,7 @@ def _compiled(core: Any, names: tuple[str, ...] | None, dialect: Dialect) -> _Fo
         tuple((name, process) for name, process in binds if process is not None),
         tuple((place, process) for place, process in results if process is not None),
         namedtuple("Row", [str(column.key) for column in columns], rename=True)._make,  # type: ignore[attr-defined]
-        frozenset(name for name, bind in made.binds.items() if isinstance(bind.type, _Several)),
+        frozenset(name for name, bind in named if isinstance(bind.type, _Several)),
         {},
     )
 

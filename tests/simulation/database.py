@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
 
 from service.domain.events import Event
 from service.errors import Unavailable
@@ -20,6 +19,7 @@ from service.store.engine import Store
 from service.store.transaction import Work
 from tests.simulation.hosts import CLUSTER
 from tests.simulation.loop import LEASE, Process
+from tests.simulation.watched import WatchedConnection
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -27,15 +27,27 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class _Shared(Store):
+    def _make_engine(self, *, reader: bool = False) -> Engine:
+        engine = super()._make_engine(reader=reader)
+        event.listen(engine, "do_connect", _watch)
+        return engine
+
+
+def _watch(_dialect: object, _record: object, _arguments: object, named: dict[str, Any]) -> None:
+    named["factory"] = WatchedConnection
+
+
 @cache
-def shared() -> tuple[Engine, sqlite3.Connection, bytes]:
+def shared() -> tuple[Engine, WatchedConnection, bytes]:
     """The engine that all runs of this operating system process use, its connection, and an image of a new schema."""
-    store = Store("sqlite://", inline=True)
+    store = _Shared("sqlite://", inline=True)
     migrations.upgrade(store.engine)
     ownership.establish(store.engine, CLUSTER, 0)
     pooled = store.engine.raw_connection()
     connection = pooled.driver_connection
-    assert isinstance(connection, sqlite3.Connection)
+    assert isinstance(connection, WatchedConnection)
+    connection.know()
     image = connection.serialize()
     pooled.close()
     return store.engine, connection, image
@@ -49,21 +61,22 @@ class _Quick(Connection):
 
     def begin(self) -> Any:
         """As Connection.begin."""
-        self._driver.execute("BEGIN IMMEDIATE")
+        self._driver.unwatched.execute("BEGIN IMMEDIATE")
         return self
 
     def commit(self) -> None:
         """As Transaction.commit."""
-        self._driver.execute("COMMIT")
+        self._driver.unwatched.execute("COMMIT")
 
     def rollback(self) -> None:
         """As Transaction.rollback."""
-        self._driver.execute("ROLLBACK")
+        self._driver.unwatched.execute("ROLLBACK")
+        self._driver.everything_changed()
 
     @cached_property
-    def _driver(self) -> sqlite3.Connection:
+    def _driver(self) -> WatchedConnection:
         driver = self.connection.driver_connection
-        assert isinstance(driver, sqlite3.Connection)
+        assert isinstance(driver, WatchedConnection)
         return driver
 
 
@@ -107,13 +120,13 @@ class Database:
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self.engine, self.connection, image = shared()
         self.connection.deserialize(image)
+        self.connection.everything_changed()
         pooled = self.engine.raw_connection()
         pooled.info[CLOCK] = now_ms
         pooled.close()
         self.available = True
         self.answers: dict[object, Any] = {}
-        self._asked: dict[tuple[object, ...], list[tuple[Any, ...]]] = {}
-        self._asked_at = -1
+        self._asked: dict[tuple[object, ...], tuple[int, list[tuple[Any, ...]]]] = {}
 
     def image(self) -> bytes:
         """All of it as it is now: a backup."""
@@ -122,6 +135,7 @@ class Database:
     def restore(self, image: bytes) -> None:
         """From now on it is what it was when the image was taken. Nobody may have it open."""
         self.connection.deserialize(image)
+        self.connection.everything_changed()
         self.answers.clear()
         self._asked.clear()
 
@@ -131,15 +145,15 @@ class Database:
         return transaction.run(_kept(), work, _UNCUT)
 
     def rows(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
-        """Plain SQL, outside of any replica. What was asked before, and nothing has changed since, is not asked again:
-        several who judge a commit ask the same. Nobody may change the list."""
-        changes, asked = self.connection.total_changes, (query, *arguments)
-        if changes != self._asked_at:
-            self._asked, self._asked_at = {}, changes
+        """Plain SQL, outside of any replica. What was asked before, and no table of it has changed since, is not asked
+        again: the list is the same one. Nobody may change it."""
+        connection, asked = self.connection, (query, *arguments)
         known = self._asked.get(asked)
-        if known is None:
-            known = self._asked[asked] = self.connection.execute(query, arguments).fetchall()
-        return known
+        if known is not None and not connection.is_since(connection.tables_of(query), known[0]):
+            return known[1]
+        found = connection.unwatched.execute(query, arguments).fetchall()
+        self._asked[asked] = connection.tick, found
+        return found
 
 
 _CATCH_UP = "Feed._catch_up.<locals>.<lambda>"

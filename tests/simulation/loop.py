@@ -28,6 +28,7 @@ class Process:
 
     def __init__(self, name: str, loop: SimulatedLoop) -> None:
         self.name = name
+        self.replica = name.split(".")[0]
         self.life = Life.RUNNING
         self.frozen_at = 0.0
         self.started = self.since = loop.time()
@@ -102,6 +103,20 @@ class _Timer(asyncio.TimerHandle):
         self._callback = self._args = None  # type: ignore[assignment]
 
 
+class _Soon(asyncio.Handle):
+    """A handle that is made at less cost, as _Timer is."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, callback: Callable[..., object], args: Any, loop: Any, context: contextvars.Context | None
+    ) -> None:
+        self._callback, self._args, self._loop = callback, args, loop
+        self._context = contextvars.copy_context() if context is None else context
+        self._cancelled = False
+        self._repr = self._source_traceback = None
+
+
 class SimulatedLoop(asyncio.BaseEventLoop):
     """Runs callbacks in a fixed order; time moves only when nothing else can."""
 
@@ -131,6 +146,18 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         timer = _Timer(when, callback, args, self, context)
         heapq.heappush(self._scheduled, (when, timer))
         return timer
+
+    def call_soon(
+        self, callback: Callable[..., object], *args: object, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """See asyncio.BaseEventLoop, which would ask whether it is closed, and where it was called from."""
+        handle = _Soon(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """See asyncio.BaseEventLoop."""
+        return asyncio.Future(loop=self)
 
     def call_later(
         self, delay: float, callback: Callable[..., object], *args: object, context: contextvars.Context | None = None
@@ -163,31 +190,42 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """A generator of a killed process must not run its clean-up anywhere else."""
 
     def _run_once(self) -> None:
-        ready = self._ready
-        if not ready:
-            self._advance()
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if handle._cancelled:
-                continue
-            process = handle._context.get(PROCESS)
-            if process is not None and process.life is not Life.RUNNING:
-                if process.life is Life.FROZEN:
-                    process.held.append(handle)
-                continue
-            handle._run()
+        """Run what may run, as asyncio.Handle does, until the loop is to stop."""
+        ready, running, frozen = self._ready, Life.RUNNING, Life.FROZEN
+        while True:
+            if not ready:
+                self._advance()
+            for _ in range(len(ready)):
+                handle = ready.popleft()
+                if handle._cancelled:
+                    continue
+                context = handle._context
+                process = context.get(PROCESS)
+                if process is not None and process.life is not running:
+                    if process.life is frozen:
+                        process.held.append(handle)
+                    continue
+                try:
+                    context.run(handle._callback, *handle._args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:  # as of a handle, to whoever listens to the loop
+                    broken = {"message": "a callback broke", "exception": error, "handle": handle}
+                    self.call_exception_handler(broken)
+            if self._stopping:
+                return
 
     def _advance(self) -> None:
-        scheduled = self._scheduled
+        scheduled, pop = self._scheduled, heapq.heappop
         while scheduled and scheduled[0][1]._cancelled:
-            heapq.heappop(scheduled)
+            pop(scheduled)
         if not scheduled:
             if self._stopping:
                 return
             raise Stuck
-        self._present = max(self._present, scheduled[0][0])
-        while scheduled and scheduled[0][0] <= self._present:
-            handle = heapq.heappop(scheduled)[1]
+        self._present = present = max(self._present, scheduled[0][0])
+        while scheduled and scheduled[0][0] <= present:
+            handle = pop(scheduled)[1]
             if not handle._cancelled:
                 self._ready.append(handle)
 

@@ -114,6 +114,7 @@ def test_the_observer_shares_no_code_with_the_service() -> None:
         "evictions",
         "hosts",
         "loop",
+        "watched",
     ):
         imported |= _imports(ROOT / f"tests/simulation/{name}.py")
     assert not {name for name in imported if name.split(".")[0] in ("service", "placement", "corral")}

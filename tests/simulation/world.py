@@ -151,7 +151,7 @@ class World:
 
     def database_fault(self, process: Process, *, write: bool) -> str | None:
         """What happens to this transaction on its way."""
-        if (process.name.split(".")[0], DATABASE) in self.cut or self.fault("unavailable"):
+        if (process.replica, DATABASE) in self.cut or self.fault("unavailable"):
             return "unavailable"
         if write and self.fault("lost_commit"):
             return "lost_reply"
@@ -238,8 +238,10 @@ class World:
 
     def reaches(self, process: Process, host: SimulatedMachineHost) -> bool:
         """Whether messages pass between this replica and this host now."""
-        replica = process.name.split(".")[0]
-        return host.up and not any((who, host.uuid) in self.cut for who in (replica, "*", "daemon"))
+        if not host.up:
+            return False
+        cut, uuid = self.cut, host.uuid
+        return not cut or not ((process.replica, uuid) in cut or ("*", uuid) in cut or ("daemon", uuid) in cut)
 
     def kernel_answers(self, host: SimulatedMachineHost, replica: str = "") -> bool:
         """Whether the host is on, and its network leads to this replica; or, without one, to all of them."""
