@@ -150,16 +150,22 @@ class _Search:
         """(where these go, or those without a home). Any homes will do: the whole search is asked only where the quick
         one finds none, and where the count of how many find one, a tenth of its work, leaves open that all do."""
         quick = replace(self.policy, rounds=0, branches=0)
-        found = most = place(snapshot, request, quick, self.stop)
-        if found.status is not Status.PLACED and request.size > 1:
-            most = place(snapshot, request, replace(self.policy, max_placed=True), self.stop)
-            found = most if most.status is Status.PLACED and not most.unplaced else found
-        enough = most.upper_bound is None or most.upper_bound >= request.size
-        if found.status is Status.UNKNOWN and enough and quick != self.policy and not self.stop():
+        count = replace(self.policy, max_placed=True)
+        # Where an attempt has failed the next one mostly does, so that the count comes first; it also finds homes.
+        ways = [quick] if request.size == 1 else [count] if self.dearer else [quick, count]
+        homeless, hopeless = [node.id for node in request.nodes], quick == self.policy
+        for way in ways:
+            found = place(snapshot, request, way, self.stop)
+            if found.status is Status.PLACED and not found.unplaced:
+                return found.assignments, []
+            homeless = list(found.unplaced) or homeless
+            hopeless |= found.status is Status.INFEASIBLE
+            hopeless |= found.upper_bound is not None and found.upper_bound < request.size
+        if not hopeless and not self.stop():
             found = place(snapshot, request, self.policy, self.stop)
-        if found.status is Status.PLACED:
-            return found.assignments, []
-        return (), list(most.unplaced) or [node.id for node in request.nodes]
+            if found.status is Status.PLACED:
+                return found.assignments, []
+        return (), homeless
 
     def _steps(self, leaving: Mapping[str, int]) -> Iterator[tuple[Request, dict[str, str] | None]]:
         """(request, where all live): first each one that rules speak of, alone, then all the others
