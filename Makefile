@@ -137,7 +137,7 @@ bench-placement: ## the planner's figures beside greedy rules, naive models and 
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.placement_bench --peers --plot --out .cache/bench $(if $(QUICK),--quick) $(ARGS)
 
 .PHONY: bench-store
-bench-store: ## claims on SQLite that share a commit, with a commit each, and by the bare driver (ARGS=--clients 48)
+bench-store: ## claims on SQLite that share a commit, with a commit each, and by the bare driver (ARGS=--clients 48); ARGS=--postgresql: changes of groups by three replicas, fsync on
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.store_bench $(ARGS)
 
 .PHONY: bench-staging

@@ -13,6 +13,8 @@ NAMES = frozenset({
     "transaction.begun", "transaction.worked", "transaction.committed",
     # one change of a group
     "change.loaded", "change.decided", "change.released", "change.told", "change.stored",
+    # changes of several groups
+    "together.decided", "together.told", "together.stored",
     "intent.stored", "intent.told", "intent.remembered", "intent.committed",
     "claim.checked", "claim.hosts_open", "claim.used", "claim.taken", "claim.picked", "claim.alone",
     "claim.addressed",

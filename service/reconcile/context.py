@@ -16,6 +16,7 @@ from service.store.clock import StoreClock
 from service.store.engine import Store
 from service.store.waits import Wait
 from service.telemetry.metrics import Metrics
+from service.transactions.together import SharedChanges
 
 
 @dataclass(slots=True)
@@ -38,3 +39,7 @@ class WorkerContext:
     waits: tuple[Wait, ...] = ()
     fleet_reader: FleetReader = field(default_factory=FleetReader)
     poke: Callable[[str], None] = lambda _uuid: None
+    changes: SharedChanges = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.changes = SharedChanges(self.store)

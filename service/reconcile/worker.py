@@ -47,6 +47,7 @@ from service.store import clock, groups
 from service.store.connection import Connection
 from service.transactions import changes
 from service.transactions.changes import LeaseLost
+from service.transactions.together import Change
 
 logger = logging.getLogger(__name__)
 
@@ -197,18 +198,13 @@ class GroupWorker:
 
     async def _apply(self, group: Group, facts: Sequence[Fact], now: int) -> Group:
         """The group after the facts, written where they change it; where it comes to rest, as in `_give_back` too."""
-        foreseen, uuid, epoch = changes.foreseen(group, facts, now), self.uuid, self.epoch
+        foreseen = changes.foreseen(group, facts, now)
         if foreseen is not None and foreseen.group == group:
             return group
         rests = groups.Freed(_due_at(foreseen.group, now)) if foreseen and self._may_rest(foreseen.group, now) else None
-
-        def apply(connection: Connection) -> tuple[Group, bool]:
-            known = changes.as_known(connection, group, foreseen)
-            freed = rests if known is not None else None
-            return changes.apply(connection, uuid, facts, now, epoch=epoch, known=known, freed=freed), freed is not None
-
         self._giving_back = rests is not None
-        stored, self._given = await self.context.store.write(apply)
+        change = Change(group, foreseen, facts, now, self.epoch, rests)
+        stored, self._given = await self.context.changes.write(change)
         self._giving_back = False
         return stored
 

@@ -9,23 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
-from typing import Any, TypeVar
+from itertools import accumulate
+from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    Connection,
-    Row,
-    Text,
-    bindparam,
-    column,
-    func,
-    insert,
-    select,
-    true,
-    update,
-)
-from sqlalchemy.types import TypeEngine
+from sqlalchemy import ARRAY, BigInteger, Connection, Row, Text, bindparam, func, insert, select, true, update
 
 from service.domain.events import Event, EventKind
 from service.domain.groups import Group, Instance, PlacementRecord
@@ -38,7 +25,8 @@ _TOLD = "told"
 """Key in `Connection.info` of the list that `noting` fills."""
 REVISION = "revision"
 COMPACTED = "compacted_revision"
-
+_COLUMNS = ("group_uuid", "sequence", "kind", "project", "time", "body")
+"""Of an event's row, beside its revision."""
 
 _COUNT = Statement(
     update(schema.counters)
@@ -46,38 +34,36 @@ _COUNT = Statement(
     .values(value=schema.counters.c.value + bindparam("more"))
     .returning(schema.counters.c.value)
 )
-_HEAD = Statement(select(schema.counters.c.name, schema.counters.c.value))
-_EACH: dict[str, TypeEngine[Any]] = {"sequence": BigInteger(), "kind": Text(), "body": Text()}
-_NAMES = ("revision", "group_uuid", "sequence", "kind", "project", "time", "body")
-_INSERT = Statement(insert(schema.events), _NAMES)
 
 
-def _counted_and_told() -> Statement:
-    """Both in one, and with its commit every replica looks for new events at once: PostgreSQL alone can, and has
-    anybody to tell. Others wait for the counter from here on, so there is one way to the database less in that."""
-    counted = (
+def _telling(*, stamps: bool) -> Statement:
+    """PostgreSQL's way: one statement takes the numbers, writes events in the order of its arrays, has every replica
+    look for news with the commit, and gives the counter as it is after it, so that its lock is held for nothing else.
+    `stamps`: the rows of the groups `of` get the revision that is `back` before that as well."""
+    taken = (
         update(schema.counters)
         .where(schema.counters.c.name == REVISION)
-        .values(value=schema.counters.c.value + bindparam("more", type_=BigInteger))
-        .returning(schema.counters.c.value, hints.TELL_NEWS)
-        .cte("counted")
+        .values(value=schema.counters.c.value + bindparam("more"))
+        .returning(schema.counters.c.value)
+        .cte("taken")
     )
-    drafts = (
-        func.unnest(*(bindparam(name, type_=ARRAY(kind)) for name, kind in _EACH.items()))
-        .table_valued(*(column(name, kind) for name, kind in _EACH.items()), with_ordinality="place", name="drafts")
-        .render_derived()
-    )
-    revision = counted.c.value - bindparam("more", type_=BigInteger) + drafts.c.place
-    of_all = {name: bindparam(name, type_=schema.events.c[name].type) for name in ("group_uuid", "project", "time")}
-    values = {"revision": revision, **of_all, **{name: drafts.c[name] for name in _EACH}}
-    return Statement(
-        insert(schema.events)
-        .from_select(_NAMES, select(*(values[name] for name in _NAMES)).select_from(counted.join(drafts, true())))
-        .returning(schema.events.c.revision)
-    )
+    arrays = [bindparam(name, type_=ARRAY(BigInteger if name in ("sequence", "time") else Text)) for name in _COLUMNS]
+    new = func.unnest(*arrays).table_valued(*_COLUMNS, with_ordinality="place", name="new").render_derived()
+    revision = taken.c.value - bindparam("more") + new.c.place
+    told = select(revision, *(new.c[name] for name in _COLUMNS)).select_from(taken.join(new, true()))
+    written = insert(schema.events).from_select(["revision", *_COLUMNS], told).cte("written")
+    query = select(taken.c.value, hints.TELL_NEWS).add_cte(written)
+    if stamps:
+        marks = bindparam("of", type_=ARRAY(Text)), bindparam("back", type_=ARRAY(BigInteger))
+        mark = func.unnest(*marks).table_valued("uuid", "back", name="mark").render_derived()
+        groups = update(schema.groups).where(schema.groups.c.uuid == mark.c.uuid)
+        query = query.add_cte(groups.values(revision=taken.c.value - mark.c.back).cte("stamped"))
+    return Statement(query)
 
 
-_COUNT_INSERT_TELL = _counted_and_told()
+_TELL, _TELL_AND_STAMP = _telling(stamps=False), _telling(stamps=True)
+_HEAD = Statement(select(schema.counters.c.name, schema.counters.c.value))
+_INSERT = Statement(insert(schema.events), ("revision", *_COLUMNS))
 _AFTER = (
     select(schema.events)
     .where(schema.events.c.revision > bindparam("behind"))
@@ -119,25 +105,66 @@ def noting(work: Callable[[Connection], T], told: list[Event]) -> Callable[[Conn
     return noted
 
 
+class Story(NamedTuple):
+    """New events of a group, in order."""
+
+    group: Group
+    drafts: Sequence[Draft]
+    now: int
+
+
 def append(connection: Connection, group: Group, drafts: Sequence[Draft], now: int) -> int:
     """Write the drafts; returns the newest revision."""
+    story = Story(group, drafts, now)
     if not drafts:
         return count(connection, 0)
-    of_all = {"group_uuid": group.uuid, "project": group.project, "time": now}
-    each = [(draft.sequence, draft.kind.value, encode(draft.body)) for draft in drafts]
+    rows = _rows([story])
     if connection.dialect.name == "postgresql":
-        columns = dict(zip(_EACH, map(list, zip(*each, strict=True)), strict=True))
-        last = int(max(_COUNT_INSERT_TELL.scalars(connection, {"more": len(drafts), **of_all, **columns})))
+        last = int(_TELL.scalar(connection, _arrays(rows)))
     else:
-        last = count(connection, len(drafts))
-        rows = (dict(zip(_EACH, one, strict=True)) for one in each)
+        last = count(connection, len(rows))
+        first = last - len(rows) + 1
         _INSERT.many(
-            connection, [{**row, **of_all, "revision": at} for at, row in enumerate(rows, last - len(drafts) + 1)]
+            connection, [dict(zip(_COLUMNS, row, strict=True), revision=first + n) for n, row in enumerate(rows)]
         )
-    told: list[Event] | None = connection.info.get(_TOLD)
-    if told is not None:
-        told += [_drafted(group, draft, at, now) for at, draft in enumerate(drafts, last - len(drafts) + 1)]
+    _note(connection, [story], last)
     return last
+
+
+def append_and_stamp(connection: Connection, stories: Sequence[Story]) -> list[int]:
+    """On PostgreSQL: write the events of several groups, each of which has some, and into the groups' rows the newest
+    revision of each, which is returned. The counter's lock is held from here to the commit."""
+    rows = _rows(stories)
+    so_far = list(accumulate(len(story.drafts) for story in stories))
+    behind = [so_far[-1] - far for far in so_far]
+    marks = {"of": [story.group.uuid for story in stories], "back": behind}
+    last = int(_TELL_AND_STAMP.scalar(connection, {**_arrays(rows), **marks}))
+    _note(connection, stories, last)
+    return [last - back for back in behind]
+
+
+def _rows(stories: Sequence[Story]) -> list[tuple[Any, ...]]:
+    """Of all events, in order: what is stored in _COLUMNS."""
+    return [
+        (group.uuid, draft.sequence, draft.kind.value, group.project, now, encode(draft.body))
+        for group, drafts, now in stories
+        for draft in drafts
+    ]
+
+
+def _arrays(rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    columns = map(list, zip(*rows, strict=True))
+    return {"more": len(rows), **dict(zip(_COLUMNS, columns, strict=True))}
+
+
+def _note(connection: Connection, stories: Sequence[Story], last: int) -> None:
+    """Leave what was appended, up to revision `last`, to `noting`."""
+    told: list[Event] | None = connection.info.get(_TOLD)
+    if told is None:
+        return
+    first = last - sum(len(story.drafts) for story in stories) + 1
+    drafted = [(group, draft, now) for group, drafts, now in stories for draft in drafts]
+    told += [_drafted(group, draft, first + n, now) for n, (group, draft, now) in enumerate(drafted)]
 
 
 def count(connection: Connection, more: int) -> int:

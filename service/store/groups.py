@@ -94,10 +94,10 @@ _MEMBERS = Statement(
 _THAT_GROUP = update(_GROUPS).where(_GROUPS.c.uuid == bindparam("of"))
 _THAT_MEMBER = update(_INSTANCES).where(_INSTANCES.c.uuid == bindparam("of"))
 _GROUP_WORDS = ("phase", "status", "excluded_hosts", "rollout", *_GROUP_PARTS, *waits(None))
-_SAVE_GROUP = Statement(_THAT_GROUP, (*_GROUP_PLAIN, *_GROUP_WORDS))
-_SAVE_AND_FREE = Statement(_THAT_GROUP, (*_GROUP_PLAIN, *_GROUP_WORDS, "owner", "lease_until", "due_at"))
+SAVE_GROUP = Statement(_THAT_GROUP, (*_GROUP_PLAIN, *_GROUP_WORDS))
+SAVE_AND_FREE = Statement(_THAT_GROUP, (*_GROUP_PLAIN, *_GROUP_WORDS, "owner", "lease_until", "due_at"))
 _RESPECIFY_GROUP = Statement(_THAT_GROUP, ("name", "spec"))
-_SAVE_INSTANCE = Statement(_THAT_MEMBER, (*_INSTANCE_PLAIN, "status", "move", *_INSTANCE_JSON, *_INSTANCE_CELLS))
+SAVE_INSTANCE = Statement(_THAT_MEMBER, (*_INSTANCE_PLAIN, "status", "move", *_INSTANCE_JSON, *_INSTANCE_CELLS))
 _RESPECIFY_INSTANCE = Statement(_THAT_MEMBER, ("spec",))
 _SET_DUE = Statement(_THAT_GROUP.values(due_at=bindparam("at")))
 _HASTEN = Statement(
@@ -201,7 +201,7 @@ def create(connection: Connection, group: Group, *, due_at: int, held: Held | No
     owner, until = held or Held()
     if not owner:
         hints.group_is_due(connection, group.uuid)
-    values = {**_group_values(group), "name": group.spec.name, "spec": encode(group.spec), "epoch": group.epoch}
+    values = {**group_values(group), "name": group.spec.name, "spec": encode(group.spec), "epoch": group.epoch}
     alone = group.spec.placement.exclusive_hosts
     _ADD_GROUP.run(
         connection, {**values, "exclusive_hosts": alone, "due_at": due_at, "owner": owner, "lease_until": until}
@@ -214,18 +214,18 @@ def create(connection: Connection, group: Group, *, due_at: int, held: Held | No
 
 def save(connection: Connection, before: Group, after: Group, freed: Freed | None = None) -> None:
     """Write what changed between the two. The caller holds the row's lock, and the lease where it is given back."""
-    values = _group_values(after)
+    values = group_values(after)
     if after.spec != before.spec:
         _RESPECIFY_GROUP.run(connection, {"of": after.uuid, "name": after.spec.name, "spec": encode(after.spec)})
     left = {} if freed is None else {"owner": "", "lease_until": 0, "due_at": freed.due_at}
-    (_SAVE_AND_FREE if left else _SAVE_GROUP).run(connection, {"of": after.uuid, **values, **left})
+    (SAVE_AND_FREE if left else SAVE_GROUP).run(connection, {"of": after.uuid, **values, **left})
     old = {m.uuid: m for m in before.instances}
     _insert_members(connection, [m for m in after.instances if m.uuid not in old])
     gone = set(old) - {m.uuid for m in after.instances}
     if gone:
         connection.execute(schema.instances.delete().where(schema.instances.c.uuid.in_(gone)))
     changed = [m for m in after.instances if m.uuid in old and old[m.uuid] != m]
-    _SAVE_INSTANCE.many(connection, [{"of": m.uuid, **_instance_values(m)} for m in changed])
+    SAVE_INSTANCE.many(connection, [{"of": m.uuid, **instance_values(m)} for m in changed])
     respecified = [m for m in changed if old[m.uuid].spec != m.spec]
     _RESPECIFY_INSTANCE.many(connection, [{"of": m.uuid, "spec": encode(m.spec)} for m in respecified])
 
@@ -313,7 +313,7 @@ def arriving(connection: Connection, host_uuid: str) -> tuple[tuple[str, str, in
 
 def _insert_members(connection: Connection, members: Sequence[Instance]) -> None:
     rows = [
-        {"rank": m.rank, "spec": encode(m.spec), "model_service_uuid": m.spec.model_service_uuid, **_instance_values(m)}
+        {"rank": m.rank, "spec": encode(m.spec), "model_service_uuid": m.spec.model_service_uuid, **instance_values(m)}
         for m in members
     ]
     _ADD_MEMBER.many(connection, rows)
@@ -352,7 +352,7 @@ def _group(row: Row[Any], members: tuple[Instance, ...]) -> Group:
     )
 
 
-def _group_values(group: Group) -> dict[str, Any]:
+def group_values(group: Group) -> dict[str, Any]:
     return {
         "phase": group.phase.value,
         "status": group.status.value,
@@ -364,7 +364,7 @@ def _group_values(group: Group) -> dict[str, Any]:
     }
 
 
-def _instance_values(member: Instance) -> dict[str, Any]:
+def instance_values(member: Instance) -> dict[str, Any]:
     pinned = {name: json.dumps(getattr(member, name)) for name in _INSTANCE_CELLS}
     staging = encode(member.staging) if member.staging else None
     words = {"status": member.status.value, "move": member.move.value, "staging": staging}

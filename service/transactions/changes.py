@@ -163,15 +163,10 @@ def commit(
     gave_back = _give_back(connection, before, after)
     seats = claims.seats_of(connection, after.uuid) if seats is None or ended or before.updating else seats
     invariants.check(before, after, seats)
-    if _heard_alone(before, after):
+    if heard_alone(before, after):
         groups.save(connection, before, after, freed)
         return after
-    known = {m.uuid: m for m in before.instances}
-    same = (m is known.get(m.uuid) or m == known.get(m.uuid) for m in after.instances)
-    stamped = tuple(m if is_so else replace(m, updated_at=now) for m, is_so in zip(after.instances, same, strict=True))
-    # Events carry the group as it will be stored, but for its revision, which is the event's own.
-    stored = replace(after, instances=stamped, version=before.version + 1, updated_at=now)
-    drafts = _drafts(before, stored)
+    stored, drafts = to_store(before, after, now)
     revision = events.append(connection, stored, drafts, now) if drafts else before.revision
     if ended or gave_back:
         waiting.given_back(connection)
@@ -183,6 +178,15 @@ def commit(
     addresses.let_go(connection, {instance for instance, *_ in ended} | over)
     failpoint("change.stored")
     return stored
+
+
+def to_store(before: Group, after: Group, now: int) -> tuple[Group, list[Draft]]:
+    """The group as it will be stored and its events carry it, but for its revision and sequence; and these events."""
+    known = {m.uuid: m for m in before.instances}
+    same = (m is known.get(m.uuid) or m == known.get(m.uuid) for m in after.instances)
+    stamped = tuple(m if is_so else replace(m, updated_at=now) for m, is_so in zip(after.instances, same, strict=True))
+    stored = replace(after, instances=stamped, version=before.version + 1, updated_at=now)
+    return stored, _drafts(before, stored)
 
 
 def _keep_address(connection: Connection, before: Group, after: Group) -> None:
@@ -205,7 +209,7 @@ def _fit_claims(connection: Connection, group: Group) -> None:
 def _let_go(connection: Connection, before: Group, after: Group, now: int, *, anew: bool) -> None:
     """Keep a record of every attempt that no member wants on its host any more. A machine of it that is found there
     later may be ended by that record alone (ARCHITECTURE I15). `anew`: there is none of those that are wanted now."""
-    were, are = _wanted(before), _wanted(after)
+    were, are = wanted(before), wanted(after)
     if were == are:
         return
     retired.retire(connection, sorted(were - are), after.uuid, _why(after), now)
@@ -229,7 +233,7 @@ def _give_back(connection: Connection, before: Group, after: Group) -> bool:
     return ended
 
 
-def _wanted(group: Group) -> frozenset[tuple[str, int, str]]:
+def wanted(group: Group) -> frozenset[tuple[str, int, str]]:
     """(instance, attempt, host) of every machine that a member wants, or is being moved to."""
     here = {(m.uuid, m.attempt, m.host_uuid) for m in group.instances if m.status is not InstanceStatus.REMOVED}
     there = {(m.uuid, m.attempt, m.target_host_uuid) for m in group.instances}
@@ -316,7 +320,7 @@ _told = _without(_UNTOLD)
 _not_by_guest = _without(_OF_THE_GUEST)
 
 
-def _heard_alone(before: Group, after: Group) -> bool:
+def heard_alone(before: Group, after: Group) -> bool:
     """Whether guests have said of themselves what changes nothing for anybody, or one more look found what the one
     before had: no new version, so that an etag that a caller has stays good."""
     if len(before.instances) != len(after.instances):

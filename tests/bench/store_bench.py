@@ -1,6 +1,7 @@
 """What sharing a commit brings: claims on SQLite with it, with a commit each, and the same rows by the bare driver.
 
     python -m tests.bench.store_bench [--clients 1,8,48] [--claims 960] [--rounds 5]
+    python -m tests.bench.store_bench --postgresql    (see tests/bench/changes_bench.py)
 
 A claim is what a plan is followed by: one member's seat, taken with all checks, in a transaction that is kept on the
 disk before it is answered. The bare driver writes a claim's two rows and adds to two sums, 48 claims a transaction:
@@ -26,6 +27,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, event
 
 from service.store.claims import take
+from tests.bench import changes_bench
 from tests.support.database import GIB, Database, member
 
 HOSTS = 16
@@ -112,13 +114,19 @@ def _measured(work: Callable[[], None], number: int, commits: Callable[[], int])
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line for each kind and number of callers."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.store_bench", description=__doc__)
-    parser.add_argument("--clients", default="1,8,48")
+    parser.add_argument("--postgresql", action="store_true", help="changes by several replicas, with fsync on")
+    parser.add_argument("--replicas", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each kind in each round, on PostgreSQL")
+    parser.add_argument("--clients", default="", help="1,8,48; on PostgreSQL 8 a replica")
     parser.add_argument("--claims", type=int, default=960)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(arguments)
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    if options.postgresql:
+        counts = [int(text) for text in (options.clients or "8").split(",")]
+        return max(changes_bench.show(options.replicas, count, options.seconds, options.rounds) for count in counts)
     print(f"{'':28}{'claims/s':>10}{'CPU us':>10}{'commits':>10}")
-    for clients in [int(text) for text in options.clients.split(",")]:
+    for clients in [int(text) for text in (options.clients or "1,8,48").split(",")]:
         found: dict[str, list[Figures]] = defaultdict(list)
         for _ in range(options.rounds):
             for shared in (True, False):

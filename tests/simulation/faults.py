@@ -33,7 +33,9 @@ FENCES = tuple(sorted(name for name in NAMES if name.startswith("fence.")))
 CLEANINGS = tuple(sorted(name for name in NAMES if name.startswith("clean.")))
 # Hosts of most seeds have every image: these points are passed in tests/service/reconcile.
 IMAGES = tuple(sorted(name for name in NAMES if name.startswith(("staging.", "copies."))))
-POINTS = (*AWAITS, *sorted(NAMES - set(FENCES) - set(IMAGES) - set(CLEANINGS)))
+# Passed on PostgreSQL alone.
+TOGETHER = frozenset(name for name in NAMES if name.startswith("together."))
+POINTS = (*AWAITS, *sorted(NAMES - TOGETHER - set(FENCES) - set(IMAGES) - set(CLEANINGS)))
 SCALE = {"ghost": 0.3, "no_memory": 0.3, "bad_boot": 3.0, "late_create": 4.0,
          "lost_resume": 2.0, "other_device": 4.0}  # fmt: skip
 """What the rate of a kind is multiplied by: some kinds have their only chance once in a machine's life."""
