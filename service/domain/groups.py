@@ -279,6 +279,8 @@ class RoomWish:
     """Members of other groups may be moved so that this one fits; those of other projects with `everybody` alone.
 
     `tries`: how often that was begun; `refused`: members, and groups, that did not go. `plan`: what is going on.
+    `refusals`: how often it was called off because somebody did not go; until `asks_again_at` (ms) a group that waits
+    is planned around those.
     """
 
     moves: RoomMoves = RoomMoves.LIVE
@@ -286,6 +288,8 @@ class RoomWish:
     tries: int = 0
     refused: tuple[str, ...] = ()
     plan: RoomPlan | None = None
+    refusals: int = 0
+    asks_again_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from service.domain.groups import Group, Instance, Waiting
+from service.domain.groups import Group, Instance, RoomWish, Waiting
 from service.domain.leaving import Eviction
 from service.lifecycle.members import S
 from service.lifecycle.moving import longest_move
+from service.lifecycle.room import ASK_MOST_MS
 from service.lifecycle.settling import RETRY_MOST_MS
 
 SLACK_MS = 20_000
@@ -27,9 +28,9 @@ def held_to_present(group: Group, now: int) -> Group:
     retry_at = _held(group.retry_at, now, RETRY_MOST_MS)
     running_since = _held(group.running_since, now, 0)
     deadline_at = _held(group.deadline_at, now, group.spec.deadline_ms)
-    waiting, eviction = _waiting(group.waiting, now), _eviction(group.eviction, now)
-    if (retry_at, running_since, deadline_at, waiting, eviction) == (
-        group.retry_at, group.running_since, group.deadline_at, group.waiting, group.eviction,
+    waiting, eviction, room = _waiting(group.waiting, now), _eviction(group.eviction, now), _room(group.room, now)
+    if (retry_at, running_since, deadline_at, waiting, eviction, room) == (
+        group.retry_at, group.running_since, group.deadline_at, group.waiting, group.eviction, group.room,
     ) and all(new is old for new, old in zip(members, group.instances, strict=True)):  # fmt: skip
         return group
     return replace(
@@ -39,6 +40,7 @@ def held_to_present(group: Group, now: int) -> Group:
         deadline_at=deadline_at,
         waiting=waiting,
         eviction=eviction,
+        room=room,
         instances=members,
     )
 
@@ -52,6 +54,7 @@ def carried_on(group: Group, by_ms: int) -> Group:
         deadline_at=_later(group.deadline_at, by_ms),
         waiting=_carried_on(group.waiting, by_ms),
         eviction=replace(group.eviction, at=_later(group.eviction.at, by_ms)) if group.eviction is not None else None,
+        room=replace(group.room, asks_again_at=_later(group.room.asks_again_at, by_ms)) if group.room else None,
         instances=tuple(
             replace(
                 member,
@@ -117,6 +120,10 @@ def _eviction(asked: Eviction | None, now: int) -> Eviction | None:
 
 def _noticed_anew(asked: Eviction | None, now: int) -> Eviction | None:
     return replace(asked, at=_anew(asked.at, now, asked.notice_ms)) if asked is not None else None
+
+
+def _room(wish: RoomWish | None, now: int) -> RoomWish | None:
+    return replace(wish, asks_again_at=_held(wish.asks_again_at, now, ASK_MOST_MS)) if wish is not None else None
 
 
 def _anew(at: int, now: int, whole: int) -> int:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from service.domain.groups import Group, GroupPhase
+from service.domain.groups import Group, GroupPhase, RoomWish
 from service.lifecycle.evicting import eviction_closed
 from service.lifecycle.facts import RoomAsked, RoomBegun, RoomCalledOff, RoomClosed, RoomRefused, RoomSeen
 from service.lifecycle.members import S, each
 from service.lifecycle.moving import makes_room, room_closed
+
+ASK_FIRST_MS = 10_000
+ASK_MOST_MS = 600_000
+"""For so long a group that waits asks nobody again who did not go for it: the first time, and at most."""
 
 MAKING_ROOM = "room is being made for it: other groups' members move"
 OTHERS_END = "room is being made for it: groups of a lower priority end"
@@ -35,11 +39,20 @@ def room_seen(group: Group, fact: RoomSeen, now: int) -> Group:
 
 
 def room_called_off(group: Group, fact: RoomCalledOff, now: int) -> Group:
-    """The seats are given back, and the group is planned anew."""
+    """The seats are given back, and the group is planned anew, around those who did not go."""
     if group.room is None or group.room.plan is None:
         return group
-    refused = tuple(dict.fromkeys((*group.room.refused, *fact.refused)))
-    return replace(group, room=replace(group.room, plan=None, refused=refused), reason=fact.reason)
+    wish = replace(group.room, plan=None)
+    if fact.refused:
+        refused = tuple(dict.fromkeys((*wish.refused, *fact.refused)))
+        pause = min(ASK_FIRST_MS << min(wish.refusals, 32), ASK_MOST_MS)
+        wish = replace(wish, refused=refused, refusals=wish.refusals + 1, asks_again_at=now + pause)
+    return replace(group, room=wish, reason=fact.reason)
+
+
+def rests(wish: RoomWish, now: int) -> RoomWish:
+    """The wish of a group that waits, for its next look: those who did not go are asked again after a growing pause."""
+    return replace(wish, tries=0, plan=None, refused=wish.refused if now < wish.asks_again_at else ())
 
 
 def room_asked(group: Group, fact: RoomAsked, now: int) -> Group:

@@ -12,6 +12,7 @@ from service.domain.shapes import as_shape
 from service.errors import NoAddresses, NoCapacity, QuotaExceeded, Undecided
 from service.lifecycle.facts import NotPlaced, ShapeChosen
 from service.lifecycle.members import S
+from service.lifecycle.room import rests
 
 WAITABLE = frozenset({NoAddresses.reason, NoCapacity.reason, QuotaExceeded.reason, Undecided.reason})
 """Reasons that may not hold any more when others have gone. What could not fit if all hosts were empty is refused."""
@@ -50,9 +51,9 @@ def waits_on(group: Group, fact: NotPlaced, now: int) -> Group:
         kept=fact.kept,
         failure=fact.failure,
     )
-    # Who may move for it may have come, or have stopped refusing, by the next look.
-    room = replace(group.room, tries=0, refused=(), plan=None) if group.room is not None else None
-    return replace(group, waiting=waiting, room=room, reason=f"{WAITS}{fact.failure.message}", deadline_at=0)
+    # Who may move for it may have come, or have stopped refusing, by a later look.
+    wish = rests(group.room, now) if group.room is not None else None
+    return replace(group, waiting=waiting, room=wish, reason=f"{WAITS}{fact.failure.message}", deadline_at=0)
 
 
 def shape_chosen(group: Group, fact: ShapeChosen, now: int) -> Group:

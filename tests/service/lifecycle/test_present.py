@@ -7,11 +7,12 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain.groups import Group, GroupPhase, InstanceStatus
+from service.domain.groups import Group, GroupPhase, InstanceStatus, RoomWish
 from service.lifecycle.effects import next_deadline
 from service.lifecycle.facts import Ticked
 from service.lifecycle.moving import longest_move
 from service.lifecycle.present import SLACK_MS, held_to_present
+from service.lifecycle.room import ASK_MOST_MS
 from service.lifecycle.settling import RETRY_MOST_MS
 from service.lifecycle.transitions import advance
 from tests.support.builders import group
@@ -43,6 +44,7 @@ def groups(draw: st.DrawFn) -> Group:
         retry_at=draw(times),
         running_since=draw(times),
         deadline_at=draw(times),
+        room=draw(st.sampled_from([None, RoomWish(asks_again_at=draw(times))])),
         spec=replace(made.spec, deadline_ms=draw(st.sampled_from([0, 60_000]))),
     )
 
@@ -54,6 +56,7 @@ def test_held_to_the_present_nothing_is_waited_for_longer_than_ever(stored: Grou
     assert held.retry_at <= NOW + RETRY_MOST_MS + SLACK_MS
     assert held.running_since <= NOW + SLACK_MS
     assert held.deadline_at <= NOW + held.spec.deadline_ms + SLACK_MS
+    assert held.room is None or held.room.asks_again_at <= NOW + ASK_MOST_MS + SLACK_MS
     for before, member in zip(stored.instances, held.instances, strict=True):
         assert member.deadline_at <= NOW + max(member.boot_timeout_ms, member.stop_grace_ms) + SLACK_MS
         assert max(member.unknown_since, member.paused_at, member.moved_at) <= NOW + SLACK_MS

@@ -15,6 +15,7 @@ from service.domain.groups import (
     PlacementRecord,
     RoomPlan,
     RoomWish,
+    Waiting,
 )
 from service.domain.specs import PlacementStrategy
 from service.lifecycle.effects import AbortMove, AwaitRoom, FindTarget, Plan, effects
@@ -33,6 +34,7 @@ from service.lifecycle.facts import (
     RoomClosed,
     StopRequested,
 )
+from service.lifecycle.room import ASK_FIRST_MS, ASK_MOST_MS
 from service.lifecycle.transitions import advance
 from tests.service.lifecycle.test_transitions import running
 from tests.support.builders import group
@@ -122,7 +124,34 @@ def test_a_group_waits_for_its_room_and_plans_anew_when_that_is_called_off() -> 
     assert (begun.room.tries, begun.room.plan) == (1, plan)
     assert [type(e) for e in effects(begun, 2_000)] == [AwaitRoom]
     off = told(begun, RoomCalledOff("no", ("m",)))
-    assert off.room == RoomWish(tries=1, refused=("m",))
+    assert off.room == RoomWish(tries=1, refused=("m",), refusals=1, asks_again_at=2_000 + ASK_FIRST_MS)
     assert isinstance(effects(off, 2_000)[0], Plan)
     assert told(begun, DeleteRequested()).room is None
     assert told(begun, NotPlaced(Failure("NO_CAPACITY", "no"))).room is None
+
+
+def test_a_group_that_waits_asks_those_again_who_did_not_go_after_a_pause_that_grows_to_its_most() -> None:
+    record = PlacementRecord((), PlacementStrategy.LEAST_LOST_VALUE, 0, 0, 0, "gap", "")
+    plan = RoomPlan(ROOM, (), record, {}, 0, 0, "optimal", 1)
+    waiting = Waiting(until=1 << 50)
+    before = replace(group(2), phase=GroupPhase.PLANNING, room=RoomWish(), waiting=waiting)
+    looked, now, pauses = NotPlaced(Failure("NO_CAPACITY", "no")), 2_000, []
+    for _ in range(10):
+        off = advance(advance(before, RoomBegun(plan), now), RoomCalledOff("no", ("m",)), now)
+        assert off.room is not None
+        again = off.room.asks_again_at
+        pauses.append(again - now)
+        sooner = advance(off, looked, again - 1).room
+        assert sooner is not None
+        assert (sooner.refused, sooner.tries, sooner.plan) == (("m",), 0, None)
+        before = advance(off, looked, again)
+        assert before.room is not None
+        assert (before.room.refused, before.room.tries) == ((), 0)
+        now = again
+    assert pauses[:3] == [ASK_FIRST_MS, 2 * ASK_FIRST_MS, 4 * ASK_FIRST_MS]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == ASK_MOST_MS
+    # What was called off for another cause is nobody's refusal.
+    assert before.room is not None
+    gone = advance(advance(before, RoomBegun(plan), now), RoomCalledOff("the room is gone"), now)
+    assert gone.room == replace(before.room, tries=1)
