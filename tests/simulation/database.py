@@ -157,6 +157,7 @@ class Database:
 
 
 _CATCH_UP = "Feed._catch_up.<locals>.<lambda>"
+_DEPLOY = "Groups.deploy.<locals>.intent"
 _LOAD = "GroupWorker._load.<locals>.<lambda>"
 _RENEW = "GroupWorker._renew.<locals>.renew"
 _SEATS = "Sweep._host.<locals>.<lambda>"
@@ -168,6 +169,12 @@ _OF_THE_ROWS_ALONE = frozenset({("service.reconcile.roster", "_read"), ("service
 def _name(work: Any) -> str:
     """What a transaction's function is called; of a `partial` nothing."""
     return getattr(work, "__qualname__", "")
+
+
+def _lease_of(deployed: Any) -> tuple[str, int]:
+    """Of the group that a deploy took in."""
+    started, _ = deployed
+    return started.group.uuid, started.group.epoch
 
 
 def _cell(work: Any, name: str) -> Any:
@@ -208,14 +215,20 @@ class SimulatedStore(Store):
         await asyncio.sleep(world.latency())
         if _name(work) == _RENEW:
             world.sever_before_renewal(self._process, LEASE.get())
-        fault = world.database_fault(self._process, write=write)
+        deploys = _name(work) == _DEPLOY
+        fault = world.database_fault(self._process, write=write, deploys=deploys)
         if fault == "unavailable" or not world.database.available:
+            self._process.troubles += 1
             raise Unavailable("the database cannot be reached")
         result = self._run_once(work, told)
         world.point(f"db.{kind}.reply")
         if fault == "lost_reply":
+            self._process.troubles += 1
             raise Unavailable("the connection was lost while the transaction was committed")
-        await asyncio.sleep(world.late_reply(LEASE.get()) if fault == "late_reply" else world.latency())
+        if fault == "late_reply":
+            await asyncio.sleep(world.late_reply(_lease_of(result) if deploys else LEASE.get(), deploys=deploys))
+        else:
+            await asyncio.sleep(world.latency())
         return result
 
     def _run_once(self, work: Work[T], told: list[Event] | None) -> T:

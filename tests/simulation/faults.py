@@ -57,6 +57,7 @@ def draw(world: World) -> None:
     if world.theme == "leases":  # little of a lease is left when a call begins, and the call is long
         world.rates["slow"], world.rates["late_commit"] = 0.1, 0.2
         world.rates["lost_witness"] = 0.1
+        world.rates["late_deploy"] = 0.5
     for _ in range(dice.choice((0, 1, 2, 4, 8))):
         name = dice.choice(POINTS)
         nth = 1 + int(dice.expovariate(0.01 if name.startswith(OFTEN) else 0.4))

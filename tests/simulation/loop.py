@@ -31,6 +31,7 @@ class Process:
         self.replica = name.split(".")[0]
         self.life = Life.RUNNING
         self.frozen_at = 0.0
+        self.troubles = 0
         self.started = self.since = loop.time()
         self.held: deque[Any] = deque()
         self.table: dict[str, Callable[[], int]] | None = None

@@ -49,6 +49,7 @@ class Network:
         if silence > SILENT_CLIENT_SECONDS:
             raise HostUnreachable("the connection is closed")
         lease = LEASE.get() if name in EFFECTS else None
+        world.repeats.asked(name, lease, self._machine(identity), self._process)
         reply: asyncio.Future[T] = world.loop.create_future()
         self._send(name, budget, act, reply, late=silence > 0.5, lease=lease, identity=identity)
         try:
@@ -57,7 +58,11 @@ class Network:
         except TimeoutError:
             raise OutcomeUnknown("no answer came in time") from None
         world.point(f"{name}.reply")
+        world.repeats.answered(name, lease, self._machine(identity), self._process)
         return result
+
+    def _machine(self, identity: MachineIdentity | None) -> hosts.Machine | None:
+        return None if identity is None else self._host.machines.get(identity.machine_uuid)
 
     def _send(
         self,

@@ -114,6 +114,7 @@ def test_the_observer_shares_no_code_with_the_service() -> None:
         "evictions",
         "hosts",
         "loop",
+        "repeats",
         "watched",
     ):
         imported |= _imports(ROOT / f"tests/simulation/{name}.py")

@@ -19,6 +19,7 @@ from tests.simulation.loop import LEASE, PROCESS, Killed, Life, Process, Simulat
 from tests.simulation.metal import CLEANING, BareMetal
 from tests.simulation.observer import Observer
 from tests.simulation.pinned import Pinned
+from tests.simulation.repeats import Repeats
 from tests.simulation.rest import AtRest
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class World:
     boards: Boards = field(init=False)
     cards: Cards = field(init=False)
     starts: Starts = field(init=False)
+    repeats: Repeats = field(init=False)
     identifiers: int = 0
 
     def __post_init__(self) -> None:
@@ -105,6 +107,7 @@ class World:
             self.kernel_answers,
             self.observer.violated,
         )
+        self.repeats = Repeats(self.observer.violated)
         self.starts = Starts(self.database.rows, self.machines, self.observer.violated)
         self.custodian = Custodian(self.database.rows, lambda: self.loop.time(), self.hosts, self.observer.violated)
 
@@ -149,21 +152,23 @@ class World:
             return "vanish"
         return next((kind for kind in CALL_FAULTS if self.fault(kind)), None)
 
-    def database_fault(self, process: Process, *, write: bool) -> str | None:
-        """What happens to this transaction on its way."""
+    def database_fault(self, process: Process, *, write: bool, deploys: bool = False) -> str | None:
+        """What happens to this transaction on its way. `deploys`: it takes a group in, with its lease."""
         if (process.replica, DATABASE) in self.cut or self.fault("unavailable"):
             return "unavailable"
         if write and self.fault("lost_commit"):
             return "lost_reply"
-        late = write and self.theme == "leases" and LEASE.get() is not None and self.fault("late_commit")
+        leased = write and self.theme == "leases" and LEASE.get() is not None
+        late = self.fault("late_deploy") if deploys else leased and self.fault("late_commit")
         return "late_reply" if late else None
 
-    def late_reply(self, lease: tuple[str, int] | None) -> float:
+    def late_reply(self, lease: tuple[str, int] | None, *, deploys: bool = False) -> float:
         """Seconds for which a disk that stands still under a commit keeps its caller: a good part of the lease. Half of
-        these leases are not renewed after that: what is left of them is all that they get."""
-        if lease is not None and self.random.random() < 0.5:
+        these leases are not renewed after that: what is left of them is all that they get. Of a lease that comes with a
+        deploy it may be nearly all."""
+        if lease is not None and (deploys or self.random.random() < 0.5):
             self.unrenewed.add(lease)
-        return self.random.uniform(10.0, 32.0)
+        return self.random.uniform(20.0, 42.0) if deploys else self.random.uniform(10.0, 32.0)
 
     def sever_before_renewal(self, process: Process, lease: tuple[str, int] | None) -> None:
         """A lease is about to be renewed: where that is not to be, its process has lost the database just now."""
