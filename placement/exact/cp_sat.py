@@ -26,14 +26,19 @@ class Found:
     best_objective_bound: float = 0.0
 
 
+def library() -> Any:
+    """CP-SAT without its Python modelling layer, loaded at its first use."""
+    from ortools.sat.python import cp_model_helper
+
+    return cp_model_helper
+
+
 class Model:
     """A thin writer of CP-SAT's own model: integer variables, linear rows, an objective."""
 
     def __init__(self) -> None:
-        from ortools.sat.python import cp_model_helper
-
-        self.library: Any = cp_model_helper
-        self.proto = cp_model_helper.CpModelProto()
+        self.library = library()
+        self.proto = self.library.CpModelProto()
         self.size = 0
 
     def variable(self, lowest: int, highest: int) -> int:

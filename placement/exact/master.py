@@ -29,7 +29,8 @@ class Column:
     cost: int
 
 
-def _library() -> Any:
+def library() -> Any:
+    """The linear solver, loaded at its first use."""
     from ortools.linear_solver import pywraplp
 
     return pywraplp
@@ -51,8 +52,8 @@ class Master:
         stop: Stop,
     ) -> None:
         self.stop = stop
-        library = _library()
-        self.solver = library.Solver.CreateSolver("GLOP")
+        solvers = library()
+        self.solver = solvers.Solver.CreateSolver("GLOP")
         self.infinity = self.solver.infinity()
         self.objective = self.solver.Objective()
         self.objective.SetMinimization()
@@ -129,8 +130,8 @@ def choose_columns(
 
     ``branches``: the deterministic budget, in nodes of the search tree. ``below``: only answers that cost less.
     """
-    library = _library()
-    solver = library.Solver.CreateSolver("SCIP")
+    solvers = library()
+    solver = solvers.Solver.CreateSolver("SCIP")
     parameters = [f"limits/nodes = {max(1, branches)}", "randomization/randomseedshift = 0", "limits/stallnodes = 2000"]
     solver.SetSolverSpecificParametersAsString("\n".join(parameters))
     infinity = solver.infinity()

@@ -121,6 +121,12 @@ def workers() -> set[int]:
     return found
 
 
+def solvers_of(process: int) -> set[str]:
+    """The solvers' libraries that are in this process's memory."""
+    loaded = Path(f"/proc/{process}/maps").read_text()
+    return {name for name in ("pywraplp", "cp_model_helper") if name in loaded}
+
+
 @asynccontextmanager
 async def pool_of(size: int, metrics: Metrics | None = None) -> AsyncIterator[PoolPlanner]:
     """A pool whose processes are gone afterwards."""
@@ -152,6 +158,15 @@ async def test_a_worker_that_is_killed_costs_its_plan_alone() -> None:
             await pool.place(SNAPSHOT, REQUEST, Policy(), budget_seconds=10)
         again = await pool.place(SNAPSHOT, REQUEST, Policy(), budget_seconds=10)
         assert again.decision.status is Status.PLACED
+
+
+@pytest.mark.asyncio
+async def test_processes_that_are_warm_have_loaded_the_solvers() -> None:
+    others = workers()
+    async with pool_of(2) as pool:
+        await pool.warm()
+        for process in workers() - others:
+            assert solvers_of(process) == {"pywraplp", "cp_model_helper"}
 
 
 @pytest.mark.asyncio
