@@ -6,7 +6,7 @@ A violation is a bug of ours. It rolls the change back, freezes the group where 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from service.domain.groups import Group, GroupPhase, Instance
 from service.errors import InvariantViolation
@@ -14,18 +14,24 @@ from service.lifecycle.members import FINAL, PLACED, UP, S
 from service.lifecycle.updating import gangs
 
 Seats = Mapping[tuple[str, int], frozenset[str]]
+Change = tuple[int, Instance | None, Instance]
+"""As `Difference.changed` has them."""
 
 
-def check(before: Group, after: Group, seats: Seats) -> None:
-    """`seats`: (instance, attempt) -> hosts of the group's claims as they will be committed.
+def check(before: Group, after: Group, seats: Seats, changed: Iterable[Change] | None = None) -> None:
+    """`seats`: (instance, attempt) -> hosts of the group's claims as they will be committed. `changed`: the members
+    that it is about; None: all of them. One that is as it was has been held to all of this as it came to be so.
 
     Raises InvariantViolation.
     """
-    for problem in _problems(before, after, seats):
+    if changed is None:
+        known = {m.uuid: m for m in before.instances}
+        changed = ((place, known.get(m.uuid), m) for place, m in enumerate(after.instances))
+    for problem in _problems(before, after, seats, changed):
         raise InvariantViolation(f"group {after.uuid}: {problem}")
 
 
-def _problems(before: Group, after: Group, seats: Seats) -> Iterator[str]:
+def _problems(before: Group, after: Group, seats: Seats, changed: Iterable[Change]) -> Iterator[str]:
     forgotten = before.phase is GroupPhase.FAILED and after.phase is GroupPhase.DELETED
     if before.phase in FINAL and after.phase is not before.phase and not forgotten:
         yield f"I11: it left the final phase {before.phase.value} for {after.phase.value}"
@@ -34,9 +40,8 @@ def _problems(before: Group, after: Group, seats: Seats) -> Iterator[str]:
             continue  # the gang that was beside the other is in its place now
         yield from _started_early(was, gang)
     yield from _address_problems(before, after)
-    known = {m.uuid: m for m in before.instances}
-    for member in after.instances:
-        yield from _member_problems(known.get(member.uuid), member, seats)
+    for _, old, new in changed:
+        yield from _member_problems(old, new, seats)
 
 
 def _address_problems(before: Group, after: Group) -> Iterator[str]:

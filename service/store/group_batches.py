@@ -12,7 +12,8 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from service.domain.groups import Group, Instance
+from service.domain.difference import difference
+from service.domain.groups import Group
 from service.store import groups, schema
 from service.store.groups import Freed
 from service.store.standing import Seats, seats_as_known
@@ -22,7 +23,7 @@ _GROUPS, _CLAIMS = schema.groups, schema.claims
 # Claims with it, as in `standing.as_known`.
 _SEATS = (
     select(_CLAIMS.c.group_uuid, _CLAIMS.c.instance_uuid, _CLAIMS.c.attempt, _CLAIMS.c.host_uuid)
-    .where(among(_CLAIMS.c.group_uuid, "of"))
+    .where(among(_CLAIMS.c.instance_uuid, "members"))
     .distinct()
     .subquery()
 )
@@ -36,11 +37,12 @@ _STAND = Statement(
 )
 
 
-def as_known(connection: Connection, known: Sequence[Group]) -> Mapping[str, Seats]:
-    """Group -> (instance, attempt) -> hosts of its claims, of those that are stored as known, under the lease that is
-    known, and locked by nobody else. They are locked from here on, and so may be others of the known."""
+def as_known(connection: Connection, known: Sequence[Group], members: Sequence[str]) -> Mapping[str, Seats]:
+    """Group -> (instance, attempt) -> hosts of the claims of its `members` (uuids), of those that are stored as known,
+    under the lease that is known, and locked by nobody else. They are locked from here on, and so may be others of the
+    known."""
     rows = defaultdict[str, list[Any]](list)
-    for row in _STAND.all(connection, {"of": [group.uuid for group in known]}):
+    for row in _STAND.all(connection, {"of": [group.uuid for group in known], "members": members}):
         rows[row.uuid].append(row)
     found = {group.uuid: seats_as_known(group, rows[group.uuid]) for group in known}
     return {uuid: seats for uuid, seats in found.items() if seats is not None}
@@ -48,18 +50,16 @@ def as_known(connection: Connection, known: Sequence[Group]) -> Mapping[str, Sea
 
 def save_members(connection: Connection, changes: Sequence[tuple[Group, Group]]) -> None:
     """Write those members, (before, after), that differ between the two: the same members, of the same specs."""
-    changed: list[Instance] = []
-    for before, after in changes:
-        changed += [new for old, new in zip(before.instances, after.instances, strict=True) if old != new]
+    changed = [new for before, after in changes for _, _, new in difference(before, after).changed]
     groups.SAVE_INSTANCE.many(connection, [{"of": m.uuid, **groups.instance_values(m)} for m in changed])
 
 
-def save(connection: Connection, changed: Sequence[tuple[Group, Freed | None]]) -> None:
-    """Write the groups' own rows, of the same specs; with Freed the lease ends. The caller holds their locks."""
-    groups.SAVE_GROUP.many(connection, [_row(group) for group, freed in changed if freed is None])
-    left = [{**_row(group), "owner": "", "lease_until": 0, "due_at": freed.due_at} for group, freed in changed if freed]
-    groups.SAVE_AND_FREE.many(connection, left)
-
-
-def _row(group: Group) -> dict[str, Any]:
-    return {"of": group.uuid, **groups.group_values(group)}
+def save(connection: Connection, changed: Sequence[tuple[Group, Group, Freed | None]]) -> None:
+    """Write the groups' own rows, (before, after, whether the lease ends), of the same specs. The caller holds their
+    locks."""
+    rows = defaultdict[tuple[str, ...], list[dict[str, Any]]](list)
+    for before, after, freed in changed:
+        values = groups.saved(before, after, freed)
+        rows[tuple(values)].append({"of": after.uuid, **values})
+    for names, alike in rows.items():
+        groups.save_group(names).many(connection, alike)

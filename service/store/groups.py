@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from service.domain.devices import HeldDevice
+from service.domain.difference import difference
 from service.domain.endpoints import Endpoint
 from service.domain.groups import (
     Failure,
@@ -74,6 +76,7 @@ _GROUP_PARTS = {"failure": Failure, "placement": PlacementRecord, "room": RoomWi
                 "endpoint": Endpoint, "may_wait": MayWait, "eviction": Eviction, "shapes": Shapes}  # fmt: skip
 _INSTANCE_CELLS = ("cells", "target_cells")  # as JSON
 _INSTANCE_JSON = ("devices", "staging")
+_AS_IT_WAS = object()
 _HELD_DEVICES = tuple[HeldDevice, ...]
 
 # Statements that every worker runs all the time are made once: making one takes longer than SQLite needs to run it.
@@ -94,8 +97,6 @@ _MEMBERS = Statement(
 _THAT_GROUP = update(_GROUPS).where(_GROUPS.c.uuid == bindparam("of"))
 _THAT_MEMBER = update(_INSTANCES).where(_INSTANCES.c.uuid == bindparam("of"))
 _GROUP_WORDS = ("phase", "status", "excluded_hosts", "rollout", *_GROUP_PARTS, *waits(None))
-SAVE_GROUP = Statement(_THAT_GROUP, (*_GROUP_PLAIN, *_GROUP_WORDS))
-SAVE_AND_FREE = Statement(_THAT_GROUP, (*_GROUP_PLAIN, *_GROUP_WORDS, "owner", "lease_until", "due_at"))
 _RESPECIFY_GROUP = Statement(_THAT_GROUP, ("name", "spec"))
 SAVE_INSTANCE = Statement(_THAT_MEMBER, (*_INSTANCE_PLAIN, "status", "move", *_INSTANCE_JSON, *_INSTANCE_CELLS))
 _RESPECIFY_INSTANCE = Statement(_THAT_MEMBER, ("spec",))
@@ -201,7 +202,7 @@ def create(connection: Connection, group: Group, *, due_at: int, held: Held | No
     owner, until = held or Held()
     if not owner:
         hints.group_is_due(connection, group.uuid)
-    values = {**group_values(group), "name": group.spec.name, "spec": encode(group.spec), "epoch": group.epoch}
+    values = {**_group_values(group), "name": group.spec.name, "spec": encode(group.spec), "epoch": group.epoch}
     alone = group.spec.placement.exclusive_hosts
     _ADD_GROUP.run(
         connection, {**values, "exclusive_hosts": alone, "due_at": due_at, "owner": owner, "lease_until": until}
@@ -214,19 +215,17 @@ def create(connection: Connection, group: Group, *, due_at: int, held: Held | No
 
 def save(connection: Connection, before: Group, after: Group, freed: Freed | None = None) -> None:
     """Write what changed between the two. The caller holds the row's lock, and the lease where it is given back."""
-    values = group_values(after)
     if after.spec != before.spec:
         _RESPECIFY_GROUP.run(connection, {"of": after.uuid, "name": after.spec.name, "spec": encode(after.spec)})
-    left = {} if freed is None else {"owner": "", "lease_until": 0, "due_at": freed.due_at}
-    (SAVE_AND_FREE if left else SAVE_GROUP).run(connection, {"of": after.uuid, **values, **left})
-    old = {m.uuid: m for m in before.instances}
-    _insert_members(connection, [m for m in after.instances if m.uuid not in old])
-    gone = set(old) - {m.uuid for m in after.instances}
+    values = saved(before, after, freed)
+    save_group(tuple(values)).run(connection, {"of": after.uuid, **values})
+    changed, gone = difference(before, after)
+    _insert_members(connection, [new for _, old, new in changed if old is None])
     if gone:
-        connection.execute(schema.instances.delete().where(schema.instances.c.uuid.in_(gone)))
-    changed = [m for m in after.instances if m.uuid in old and old[m.uuid] != m]
-    SAVE_INSTANCE.many(connection, [{"of": m.uuid, **instance_values(m)} for m in changed])
-    respecified = [m for m in changed if old[m.uuid].spec != m.spec]
+        connection.execute(schema.instances.delete().where(schema.instances.c.uuid.in_([m.uuid for m in gone])))
+    others = [(old, new) for _, old, new in changed if old is not None]
+    SAVE_INSTANCE.many(connection, [{"of": new.uuid, **instance_values(new)} for _, new in others])
+    respecified = [new for old, new in others if old.spec != new.spec]
     _RESPECIFY_INSTANCE.many(connection, [{"of": m.uuid, "spec": encode(m.spec)} for m in respecified])
 
 
@@ -352,12 +351,33 @@ def _group(row: Row[Any], members: tuple[Instance, ...]) -> Group:
     )
 
 
-def group_values(group: Group) -> dict[str, Any]:
+@cache
+def save_group(names: tuple[str, ...]) -> Statement:
+    """Writes these columns of the group `of`."""
+    return Statement(_THAT_GROUP, names)
+
+
+def saved(before: Group, after: Group, freed: Freed | None) -> dict[str, Any]:
+    """By column, what is to be written of the group's own row; its specification is written by itself."""
+    left = {} if freed is None else {"owner": "", "lease_until": 0, "due_at": freed.due_at}
+    values = _group_values(after, before).items()
+    return {**{name: value for name, value in values if value is not _AS_IT_WAS}, **left}
+
+
+def _group_values(group: Group, before: Group | None = None) -> dict[str, Any]:
+    """By column; of what is large, as a placement is, _AS_IT_WAS where it is the very one that it was before."""
+
+    def written(name: str) -> object:
+        part = getattr(group, name)
+        if before is not None and part is getattr(before, name):
+            return _AS_IT_WAS
+        return encode(part) if part else None
+
     return {
         "phase": group.phase.value,
         "status": group.status.value,
-        "rollout": encode(group.update) if group.update else None,
-        **{name: encode(part) if (part := getattr(group, name)) else None for name in _GROUP_PARTS},
+        "rollout": written("update"),
+        **{name: written(name) for name in _GROUP_PARTS},
         **waits(group.waiting),
         "excluded_hosts": json.dumps(group.excluded_hosts),
         **{name: getattr(group, name) for name in _GROUP_PLAIN},

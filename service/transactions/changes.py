@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from operator import attrgetter
 from typing import NamedTuple
 
+from service.domain.difference import Difference, difference
 from service.domain.events import EventKind
 from service.domain.fleet import MEMORY, VCPU, HostState
 from service.domain.groups import Group, Instance, InstanceStatus, PlacementRecord, Waiting
@@ -51,8 +52,9 @@ def foreseen(known: Group, facts: Sequence[Fact], now: int) -> Foreseen | None:
 
 
 class Known(NamedTuple):
-    """A group as the writer has it, which this transaction has seen to be the stored one; and all of its claims.
-    `foreseen`: what comes of the facts that are to be applied, where that was worked out before."""
+    """A group as the writer has it, which this transaction has seen to be the stored one; and the claims of the members
+    that the facts change, at least. `foreseen`: what comes of the facts that are to be applied, where that was worked
+    out before."""
 
     group: Group
     seats: Seats
@@ -61,7 +63,8 @@ class Known(NamedTuple):
 
 def as_known(connection: Connection, group: Group, foreseen: Foreseen | None = None) -> Known | None:
     """The group, locked as by a load, where it is stored as the writer has it; None where it has to be read again."""
-    seats = standing.as_known(connection, group)
+    members = [m.uuid for _, _, m in difference(group, foreseen.group).changed] if foreseen is not None else None
+    seats = standing.as_known(connection, group, members)
     return None if seats is None else Known(group, seats, foreseen)
 
 
@@ -104,12 +107,13 @@ def _decided(connection: Connection, group: Group, facts: Sequence[Fact], now: i
 def _note_answers(connection: Connection, before: Group, after: Group, facts: Sequence[Fact], now: int) -> None:
     """Keep in mind that a stranger answers for a member's address: once the member is gone nobody else gets it."""
     heard = {fact.instance_uuid: fact.clash for fact in facts if isinstance(fact, Observed)}
-    were = {m.uuid: m.reason.startswith(CLASH) for m in before.instances if m.uuid in heard}
-    for member in after.instances:
-        is_so = member.uuid in were and member.reason.startswith(CLASH)
-        if is_so and not were[member.uuid] and is_planned(member.address, member.mac, member.uuid):
+    for _, old, member in difference(before, after).changed if heard else ():
+        if old is None or member.uuid not in heard:
+            continue
+        was, is_so = old.reason.startswith(CLASH), member.reason.startswith(CLASH)
+        if is_so and not was and is_planned(member.address, member.mac, member.uuid):
             addresses.answered(connection, member, heard[member.uuid], now)
-        elif member.uuid in were and were[member.uuid] and not is_so and not heard[member.uuid]:
+        elif was and not is_so and not heard[member.uuid]:
             addresses.silent(connection, member.uuid)
 
 
@@ -147,8 +151,9 @@ def commit(
 ) -> Group:
     """Write the difference, release the claims of `ended` (instance, attempt, host), append the events.
 
-    Returns the group as stored. `seats`: of all its claims, as this transaction has read them and changed them since.
-    `freed`: the lease ends with it. `anew`: no attempt of those that it seats was ever let go.
+    Returns the group as stored. `seats`: of the members that it changes, at least, as this transaction has read them
+    and changed them since; those members alone are held to the invariants then. `freed`: the lease ends with it.
+    `anew`: no attempt of those that it seats was ever let go.
 
     Raises InvariantViolation: the change is a bug's, and nothing of it is kept.
     """
@@ -159,34 +164,36 @@ def commit(
         failpoint("change.released")
     if before.updating and not after.updating:
         _fit_claims(connection, after)
-    _let_go(connection, before, after, now, anew=anew)
-    gave_back = _give_back(connection, before, after)
-    seats = claims.seats_of(connection, after.uuid) if seats is None or ended or before.updating else seats
-    invariants.check(before, after, seats)
-    if heard_alone(before, after):
+    differs = difference(before, after)
+    _let_go(connection, differs, after, now, anew=anew)
+    gave_back = _give_back(connection, before, after, differs)
+    only = seats is not None and not ended and not before.updating
+    seats = seats if seats is not None and only else claims.seats_of(connection, after.uuid)
+    invariants.check(before, after, seats, differs.changed if only else None)
+    if heard_alone(before, after, differs):
         groups.save(connection, before, after, freed)
         return after
-    stored, drafts = to_store(before, after, now)
+    stored, drafts = to_store(before, after, differs, now)
     revision = events.append(connection, stored, drafts, now) if drafts else before.revision
     if ended or gave_back:
         waiting.given_back(connection)
     failpoint("change.told")
     stored = replace(stored, sequence=before.sequence + len(drafts), revision=revision)
     groups.save(connection, before, stored, freed)
-    over = {m.uuid for m in before.instances} - {m.uuid for m in stored.instances if m.status is not _REMOVED}
+    over = {m.uuid for m in differs.gone} | {m.uuid for _, _, m in differs.changed if m.status is _REMOVED}
     _keep_address(connection, before, stored)
     addresses.let_go(connection, {instance for instance, *_ in ended} | over)
     failpoint("change.stored")
     return stored
 
 
-def to_store(before: Group, after: Group, now: int) -> tuple[Group, list[Draft]]:
+def to_store(before: Group, after: Group, differs: Difference, now: int) -> tuple[Group, list[Draft]]:
     """The group as it will be stored and its events carry it, but for its revision and sequence; and these events."""
-    known = {m.uuid: m for m in before.instances}
-    same = (m is known.get(m.uuid) or m == known.get(m.uuid) for m in after.instances)
-    stamped = tuple(m if is_so else replace(m, updated_at=now) for m, is_so in zip(after.instances, same, strict=True))
-    stored = replace(after, instances=stamped, version=before.version + 1, updated_at=now)
-    return stored, _drafts(before, stored)
+    stamped = list(after.instances)
+    for place, _, member in differs.changed:
+        stamped[place] = replace(member, updated_at=now)
+    stored = replace(after, instances=tuple(stamped), version=before.version + 1, updated_at=now)
+    return stored, _drafts(before, stored, differs)
 
 
 def _keep_address(connection: Connection, before: Group, after: Group) -> None:
@@ -206,10 +213,10 @@ def _fit_claims(connection: Connection, group: Group) -> None:
     claims.resize(connection, sizes)
 
 
-def _let_go(connection: Connection, before: Group, after: Group, now: int, *, anew: bool) -> None:
+def _let_go(connection: Connection, differs: Difference, after: Group, now: int, *, anew: bool) -> None:
     """Keep a record of every attempt that no member wants on its host any more. A machine of it that is found there
     later may be ended by that record alone (ARCHITECTURE I15). `anew`: there is none of those that are wanted now."""
-    were, are = wanted(before), wanted(after)
+    were, are = wanted(differs)
     if were == are:
         return
     retired.retire(connection, sorted(were - are), after.uuid, _why(after), now)
@@ -217,7 +224,7 @@ def _let_go(connection: Connection, before: Group, after: Group, now: int, *, an
         retired.take_back(connection, sorted(are - were))
 
 
-def _give_back(connection: Connection, before: Group, after: Group) -> bool:
+def _give_back(connection: Connection, before: Group, after: Group, differs: Difference) -> bool:
     """Seats are kept for a group while its row has the plan of the room that is made for it, and for a member that
     makes room while its row says so. They end with that, in the same commit. Whether some ended."""
     ended = False
@@ -225,18 +232,28 @@ def _give_back(connection: Connection, before: Group, after: Group) -> bool:
     if room is not None and (after.room is None or after.room.plan is None or after.room.plan.uuid != room.uuid):
         bookings.give_back(connection, room.uuid, (seat.instance_uuid for seat in room.placement.assignments))
         ended = True
-    are = {m.uuid: m.room for m in after.instances}
-    for member in before.instances:
-        if member.room and are.get(member.uuid, "") != member.room:
+    left = [old for _, old, new in differs.changed if old is not None and old.room != new.room]
+    for member in (*left, *differs.gone):
+        if member.room:
             bookings.give_back(connection, member.room, [member.uuid])
             ended = True
     return ended
 
 
-def wanted(group: Group) -> frozenset[tuple[str, int, str]]:
-    """(instance, attempt, host) of every machine that a member wants, or is being moved to."""
-    here = {(m.uuid, m.attempt, m.host_uuid) for m in group.instances if m.status is not InstanceStatus.REMOVED}
-    there = {(m.uuid, m.attempt, m.target_host_uuid) for m in group.instances}
+Machines = frozenset[tuple[str, int, str]]
+"""(instance, attempt, host) of each."""
+
+
+def wanted(differs: Difference) -> tuple[Machines, Machines]:
+    """Every machine that a member wants, or is being moved to: before and after, of the members that are not as they
+    were."""
+    were = (*(old for _, old, _ in differs.changed if old is not None), *differs.gone)
+    return _wanted(were), _wanted([new for _, _, new in differs.changed])
+
+
+def _wanted(members: Sequence[Instance]) -> Machines:
+    here = {(m.uuid, m.attempt, m.host_uuid) for m in members if m.status is not InstanceStatus.REMOVED}
+    there = {(m.uuid, m.attempt, m.target_host_uuid) for m in members}
     return frozenset(seat for seat in here | there if seat[2])
 
 
@@ -259,7 +276,8 @@ def _outlined(spec: GroupSpec) -> GroupSpec:
     return replace(spec, nodes=spec.nodes[:1])
 
 
-def _drafts(before: Group, after: Group) -> list[Draft]:
+def _drafts(before: Group, after: Group, differs: Difference) -> list[Draft]:
+    """`differs`: what the members of `after` differ in, but for when that was."""
     drafts: list[Draft] = []
 
     def add(kind: EventKind, body: object) -> None:
@@ -268,15 +286,12 @@ def _drafts(before: Group, after: Group) -> list[Draft]:
     for placement in _placements(before, after):
         add(EventKind.PLANNED, placement)
         add(EventKind.CLAIMED, placement)
-    known = {m.uuid: m for m in before.instances}
-    for member in after.instances:
-        old = known.get(member.uuid)
-        if old is None or (old is not member and _told(old) != _told(member)):
+    for place, old, _ in differs.changed:
+        member = after.instances[place]
+        if old is None or _told(old) != _told(member):
             add(EventKind.INSTANCE, member)
-    present = {m.uuid for m in after.instances}
-    for gone in before.instances:
-        if gone.uuid not in present:
-            add(EventKind.INSTANCE, replace(gone, status=InstanceStatus.REMOVED, unknown_since=0))
+    for gone in differs.gone:
+        add(EventKind.INSTANCE, replace(gone, status=InstanceStatus.REMOVED, unknown_since=0))
     if at_rest(after) and not (at_rest(before) and before.phase is after.phase):
         add(EventKind.FINAL, after)
     elif outline(_told_group(after)) != outline(_told_group(before)):
@@ -320,14 +335,11 @@ _told = _without(_UNTOLD)
 _not_by_guest = _without(_OF_THE_GUEST)
 
 
-def heard_alone(before: Group, after: Group) -> bool:
+def heard_alone(before: Group, after: Group, differs: Difference) -> bool:
     """Whether guests have said of themselves what changes nothing for anybody, or one more look found what the one
     before had: no new version, so that an etag that a caller has stays good."""
-    if len(before.instances) != len(after.instances):
+    if differs.gone or any(was is None or _not_by_guest(was) != _not_by_guest(now) for _, was, now in differs.changed):
         return False
-    for was, now in zip(before.instances, after.instances, strict=True):
-        if was is not now and _not_by_guest(was) != _not_by_guest(now):
-            return False
     alone = [replace(group, instances=(), waiting=_looked_of(group)) for group in (before, after)]
     return alone[0] == alone[1]
 

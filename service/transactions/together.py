@@ -12,6 +12,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from service.domain.difference import difference
 from service.domain.groups import Group, Instance, InstanceStatus
 from service.errors import InvariantViolation, Unavailable
 from service.failpoints import failpoint
@@ -71,15 +72,16 @@ def is_plain(change: Change) -> bool:
         return False
     if (before.spec, before.room, before.endpoint) != (after.spec, after.room, after.endpoint):
         return False
-    if len(before.instances) != len(after.instances) or changes.wanted(before) != changes.wanted(after):
+    differs = difference(before, after)
+    were, are = changes.wanted(differs)
+    return not differs.gone and were == are and all(_stays_plain(old, new) for _, old, new in differs.changed)
+
+
+def _stays_plain(was: Instance | None, now: Instance) -> bool:
+    if was is None or now.status is InstanceStatus.REMOVED:
         return False
-    return all(_stays_plain(was, now) for was, now in zip(before.instances, after.instances, strict=True))
-
-
-def _stays_plain(was: Instance, now: Instance) -> bool:
     clashes = was.reason.startswith(CLASH) or now.reason.startswith(CLASH)
-    same = was is now or (was.uuid, was.spec, was.room) == (now.uuid, now.spec, now.room)
-    return same and now.status is not InstanceStatus.REMOVED and not clashes
+    return (was.spec, was.room) == (now.spec, now.room) and not clashes
 
 
 class _Ready(NamedTuple):
@@ -92,19 +94,22 @@ class _Ready(NamedTuple):
 def together(connection: Connection, several: Sequence[Change]) -> list[Stored | None]:
     """Write plain changes of as many groups. None for one that has to be made alone: its group is not stored as known,
     somebody else has locked it, or an invariant would not hold; nothing of it is written."""
-    seats = group_batches.as_known(connection, [change.known for change in several])
+    differ = {c.known.uuid: difference(c.known, c.foreseen.group) for c in several if c.foreseen is not None}
+    members = [new.uuid for differs in differ.values() for _, _, new in differs.changed]
+    seats = group_batches.as_known(connection, [change.known for change in several], members)
     ready: list[_Ready] = []
     for number, change in enumerate(several):
         before, held = change.known, seats.get(change.known.uuid)
         if held is None or change.foreseen is None:
             continue
-        after = change.foreseen.group
+        after, differs = change.foreseen.group, differ[before.uuid]
         try:
-            invariants.check(before, after, held)
+            invariants.check(before, after, held, differs.changed)
         except InvariantViolation:
             continue  # alone it is told to whoever made it
-        quiet = changes.heard_alone(before, after)
-        ready.append(_Ready(number, change, *((after, ()) if quiet else changes.to_store(before, after, change.now))))
+        quiet = changes.heard_alone(before, after, differs)
+        told = (after, ()) if quiet else changes.to_store(before, after, differs, change.now)
+        ready.append(_Ready(number, change, *told))
     failpoint("together.decided")
     group_batches.save_members(connection, [(one.change.known, one.stored) for one in ready])
     return _told(connection, ready, len(several))
@@ -113,7 +118,9 @@ def together(connection: Connection, several: Sequence[Change]) -> list[Stored |
 def _told(connection: Connection, ready: Sequence[_Ready], count: int) -> list[Stored | None]:
     """Write the groups' rows, and events last: everybody waits for the counter's lock, from its statement on."""
     counted = [replace(one.stored, sequence=one.change.known.sequence + len(one.drafts)) for one in ready]
-    group_batches.save(connection, [(group, one.change.freed) for group, one in zip(counted, ready, strict=True)])
+    group_batches.save(
+        connection, [(one.change.known, group, one.change.freed) for group, one in zip(counted, ready, strict=True)]
+    )
     failpoint("together.stored")
     stories = [Story(one.stored, one.drafts, one.change.now) for one in ready if one.drafts]
     newest = iter(events.append_and_stamp(connection, stories) if stories else ())

@@ -421,8 +421,8 @@ PLANTS: tuple[Plant, ...] = (
         theme="devices"),
     # --- events ---
     one("a change of a member is not told", CHANGES,
-        "(old is not member and _told(old) != _told(member))",
-        "(_told(old) != _told(member) and member.status.value != \"Creating\")"),
+        "        if old is None or _told(old) != _told(member):\n",
+        "        if old is None or (_told(old) != _told(member) and member.status.value != \"Creating\"):\n"),
     one("an event without its number", CHANGES,
         "Draft(kind, before.sequence + len(drafts) + 1, body)", "Draft(kind, before.sequence + len(drafts) + 2, body)"),
     one("the end of an operation is not told", CHANGES,
@@ -448,7 +448,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
         return compile(changed(Path(self.path).read_text(), self._edits), self.path, "exec")
 
 
-UNCHECKED = Edit(CHANGES, "    invariants.check(before, after, seats)\n", "")
+UNCHECKED = Edit(CHANGES, "    invariants.check(before, after, seats, differs.changed if only else None)\n", "")
 """The service's own check in the transaction would stop some bugs; here the observer has to find them."""
 
 
