@@ -196,6 +196,7 @@ group_apart = Table(
     metadata,
     Column("group_uuid", UUID, ForeignKey("groups.uuid"), primary_key=True),
     Column("other_uuid", UUID, primary_key=True),
+    Index(None, "other_uuid"),
 )
 
 instances = Table(
@@ -328,6 +329,7 @@ quarantine = Table(
     Column("document", Text, nullable=False),
     Column("since", BigInteger, nullable=False),
     Column("removal", Boolean, nullable=False, default=False),
+    Index(None, "group_uuid"),
 )
 
 addresses = Table(

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
     false,
+    text,
 )
 
 from service.store.schema_base import UUID, WORD, metadata
@@ -89,6 +90,8 @@ hosts = Table(
     # The latest generation that its mark was seen to have for a while; a mark with an older one is a copy's.
     Column("marked", BigInteger, nullable=False, default=0),
     Index(None, "zone_uuid"),
+    # Of the few that are: every deploy asks whether any is.
+    Index(None, "ahead", sqlite_where=text("ahead = 1"), postgresql_where=text("ahead")),
 )
 
 # The claim's guard is on these rows, one for each host and resource: foreign_used + used <= usable. `usable` is what

@@ -15,7 +15,7 @@ from service.domain.specs import PlacementPolicy
 from service.domain.tenants import Quota
 from service.store import addresses, bookings, claims, fleet, groups, ownership, quotas, retired, schema
 from service.store.basis import basis
-from service.store.rare import Rare, rare, with_basis, with_stand
+from service.store.rare import _RARE, Rare, rare, with_basis, with_stand
 from tests.support.builders import ENTRY, ZONE, entry, group, host, seat, zone
 from tests.support.database import Database
 
@@ -109,3 +109,17 @@ def test_the_basis_of_deploys_is_what_the_catalogue_and_the_zones_say(db: Databa
     assert found.limited
     assert not db.read(basis).limited
     assert not db.read(lambda c: basis(c, "others")).limited
+
+
+def test_no_table_that_grows_is_looked_through(db: Database) -> None:
+    if not db.store.sqlite:
+        pytest.skip("PostgreSQL looks through tables as small as these")
+    values = {"group": MINE, "project": "project", "members": ["1" * 32]}
+
+    def plan(connection: Connection) -> list[str]:
+        sql, given = _RARE._form(connection).ready(values)
+        return [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", tuple(given))]
+
+    found = db.read(plan)
+    assert any("hosts USING" in step and "ix_hosts_ahead" in step for step in found), found
+    assert [step for step in found if step.startswith("SCAN") and "group_apart" not in step] == ["SCAN CONSTANT ROW"]
