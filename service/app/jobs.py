@@ -17,6 +17,7 @@ from typing import TypeVar
 from service.domain.tenants import NOBODY, Caller
 from service.errors import AlreadyExists, Overloaded, Unavailable
 from service.store import jobs
+from service.store.connection import Connection
 from service.store.engine import Store
 from service.store.jobs import Job as Job
 from service.store.jobs import JobState as JobState
@@ -222,11 +223,17 @@ class Jobs:
         room = self._max_running - self._running
         if self._stopping:
             return
+        works = bool(self._tasks)
+
+        def keep(connection: Connection) -> tuple[Job, ...]:
+            if works:
+                jobs.renew(connection, self._owner, until)
+            return jobs.take_over(connection, self._owner, free_before, until, room) if room > 0 else ()
+
         try:
-            await self._store.write(lambda c: jobs.renew(c, self._owner, until))
-            found = await self._store.write(
-                lambda c: jobs.take_over(c, self._owner, free_before, until, room) if room > 0 else ()
-            )
+            # Who has no job writes nothing to find out that there is none.
+            some = works or await self._store.read(lambda c: jobs.are_free(c, free_before))
+            found = await self._store.write(keep) if some else ()
         except Unavailable:
             return  # the next beat comes soon, and leases are long enough for it
         for job in found:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, exc, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, delete, exc, insert, or_, select, update
 
 from service.domain.tenants import Caller
 from service.errors import AlreadyExists
 from service.store import schema
 from service.store.codec import decode, encode
+from service.store.statement import Statement
 
 
 class JobState(StrEnum):
@@ -98,6 +99,11 @@ def release(connection: Connection, owner: str) -> None:
     connection.execute(update(schema.jobs).where(_unfinished(), schema.jobs.c.owner == owner).values(lease_until=0))
 
 
+def are_free(connection: Connection, now: int) -> bool:
+    """Whether there are unfinished jobs that nobody works on any more."""
+    return bool(_FREE.scalar(connection, {"now": now}))
+
+
 def take_over(connection: Connection, owner: str, now: int, lease_until: int, limit: int) -> tuple[Job, ...]:
     """Lease up to `limit` unfinished jobs that nobody works on any more, the oldest first."""
     table = schema.jobs
@@ -125,6 +131,12 @@ def remove_ended(connection: Connection, ended_before: int) -> int:
 
 def _unfinished() -> Any:
     return or_(schema.jobs.c.state == JobState.RUNNING.value, schema.jobs.c.webhook_due)
+
+
+# Each process asks every few seconds.
+_FREE = Statement(
+    select(select(schema.jobs.c.uuid).where(_unfinished(), schema.jobs.c.lease_until <= bindparam("now")).exists())
+)
 
 
 def _job(row: Row[Any]) -> Job:

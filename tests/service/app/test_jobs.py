@@ -162,6 +162,29 @@ async def test_a_job_whose_process_died_is_taken_over_when_its_lease_is_over_and
         assert (await ended(second, uuid)).state is JobState.SUCCEEDED
 
 
+async def test_who_has_no_job_writes_nothing_and_who_has_one_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world() as w:
+        written: list[object] = []
+        write = w.store.write
+
+        async def noted(work: Any) -> Any:
+            written.append(work)
+            return await write(work)
+
+        monkeypatch.setattr(w.store, "write", noted)
+        first, second = w.process("one"), w.process("two")
+        await first._beat(patient=True)
+        assert written == []
+        uuid = await first.submit(CALLER, "op", "x")
+        w.now += LEASE_MS - 1
+        await first._beat(patient=True)
+        w.now += LEASE_MS - 1
+        await second._beat(patient=True)
+        assert second._tasks == {}
+        w.go.set()
+        assert (await ended(first, uuid)).state is JobState.SUCCEEDED
+
+
 async def test_two_processes_that_end_the_same_job_tell_its_webhook_once() -> None:
     async with world() as w:
         first, second = w.process("one"), w.process("two")
