@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.domain.difference import difference
-from service.domain.groups import Group
+from service.domain.groups import Group, Instance
 from service.lifecycle.facts import Fact, MoveAborted, Moved, Observation, Observed
 from service.lifecycle.members import S, never_sent
 
@@ -18,9 +18,10 @@ def released(before: Group, fact: Fact, after: Group) -> tuple[tuple[str, int, s
         return _released_by_move(before, fact, after)
     changed, left = difference(before, after)
     gone = []
-    for old, new in (*((old, new) for _, old, new in changed), *((old, None) for old in left)):
-        stays = new is not None and old is not None and old.attempt == new.attempt and new.status is not S.REMOVED
-        if old is None or old.status is S.REMOVED or stays:
+    pairs: list[tuple[Instance, Instance | None]] = [(old, new) for _, old, new in changed if old is not None]
+    for old, new in (*pairs, *((old, None) for old in left)):
+        stays = new is not None and old.attempt == new.attempt and new.status is not S.REMOVED
+        if old.status is S.REMOVED or stays:
             continue
         seen_gone = (
             isinstance(fact, Observed) and fact.observation is Observation.GONE and fact.instance_uuid == old.uuid
