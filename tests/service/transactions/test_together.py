@@ -182,7 +182,7 @@ FAULTY: dict[Callable[[Group], Change], type[Exception] | None] = {
 @pytest.mark.asyncio
 @pytest.mark.parametrize("faulty", FAULTY)
 async def test_the_fault_of_one_is_its_own(lab: Lab, faulty: Callable[[Group], Change], monkeypatch: Any) -> None:
-    monkeypatch.setattr(changes, "wanted", lambda _group: frozenset())  # another attempt is plain here
+    monkeypatch.setattr(changes, "wanted", lambda _differs: (frozenset(), frozenset()))  # another attempt is plain here
     first, *rest = await lab.known()
     bad = 3
     several = [faulty(known) if n == bad else next_change(known, 1) for n, known in enumerate(rest)]
