@@ -12,6 +12,7 @@ from placement.packing.bounds import volume
 from placement.packing.columns import Generator, Goal, Search
 from placement.packing.dive import dive, round_by_search
 from placement.packing.dominance import inside, needed_only, renumbered
+from placement.packing.exact_fill import fill_exactly
 from placement.packing.fill import best_fill, quick_fill, used_hosts
 from placement.packing.instance import Load, Packing
 from placement.packing.knapsack import DenseTable, Pricer
@@ -75,6 +76,10 @@ def _search(packing: Packing, search: Search, known: list[Load], policy: Policy,
         search.offer(best, used_hosts(best), "greedy")
         if search.loads is None and used_hosts(best) == search.cost:
             search.loads = best
+    if search.cost is None and not stop():
+        full = fill_exactly(packing, stop)
+        if full is not None:
+            search.offer(full, used_hosts(full), "exact-fill")
     # Where a table prices all hosts at once, columns come to the same in less time.
     if not search.closed and packing.cells is None and DenseTable.cells(packing) > policy.cells:
         _fill_side_by_side(packing, search, weights, stop)

@@ -217,15 +217,16 @@ def usable(caps: Ints, demand: Ints, counts: Ints) -> Ints:
     if (most >= REACH).any():
         return caps
     caps = caps.copy()
+    reachable = [_reachable(demand[:, d], counts, int(most[d])) for d in range(dims)]
     for d in range(dims):
-        caps[:, d] = _reachable(demand[:, d], counts, int(most[d]))[caps[:, d]]
+        caps[:, d] = reachable[d][caps[:, d]]
     for d in range(dims):
         for other in range(dims):
             if d != other and most[other] > 0 and most[d] > 0:
                 ceiling = _most_of(demand[:, d], demand[:, other], counts, int(most[other]))
                 np.minimum(caps[:, d], ceiling[caps[:, other]], out=caps[:, d])
     for d in range(dims):
-        caps[:, d] = _reachable(demand[:, d], counts, int(most[d]))[caps[:, d]]
+        caps[:, d] = reachable[d][caps[:, d]]
     return caps
 
 

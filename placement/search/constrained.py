@@ -7,13 +7,14 @@ and from CP-SAT on the most promising hosts.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import numpy as np
 
 from placement.constraints import Scope, Together, Within
 from placement.model import Policy
+from placement.packing.bounds import volume
 from placement.packing.instance import Load
 from placement.problem.feasibility import domains_with_room, impossible_rules, room_of_domains
 from placement.problem.gang import Gang, Landed, fitting_hosts
@@ -43,25 +44,35 @@ def solve_constrained(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop
     if impossible_rules(gang):
         return Incumbent(infeasible=True, stage="counts")
     greedily = cache(partial(_greedily, gang, strategy, stop))
-    first, stage = _at_once(gang, strategy, stop, greedily)
-    incumbent = _search(gang, strategy, policy, stop, greedily)
+    start = _at_once(gang, strategy, stop, greedily)
+    incumbent = _search(gang, strategy, policy, stop, greedily, start)
     if not incumbent.closed:
-        incumbent.offer_state(gang, strategy, first, stage)
+        incumbent.offer_state(gang, strategy, start.state, start.stage)
     return incumbent
 
 
-def _at_once(gang: Gang, strategy: Strategy, stop: Stop, greedily: Greedily) -> tuple[PlacementState | None, str]:
-    """A placement, and its stage, for a deadline that comes before anything better is found.
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """A placement, and its stage, for a deadline that comes before anything better is found; the packing, where it
+    was made for it."""
 
-    The greedy looks at all hosts for each node. Where they are many, one filling of the packing, laid out, comes first.
-    """
-    if gang.size * len(gang.index.hosts) > QUICK_SIZE:
-        reduction = reduce(gang)
-        loads = filled(reduction.packing, stop)
-        state = lay_out(reduction, loads, strategy, stop) if loads is not None else None
-        if state is not None:
-            return state, "layout"
-    return greedily(), "greedy"
+    state: PlacementState | None
+    stage: str
+    reduction: Reduction | None = None
+
+
+def _at_once(gang: Gang, strategy: Strategy, stop: Stop, greedily: Greedily) -> _Start:
+    """By the greedy, which looks at all hosts for each node; where they are many, by one filling first."""
+    if gang.size * len(gang.index.hosts) <= QUICK_SIZE:
+        return _Start(greedily(), "greedy")
+    reduction = reduce(gang)
+    loads = filled(reduction.packing, stop)
+    state = lay_out(reduction, loads, strategy, stop) if loads is not None else None
+    if state is not None:
+        return _Start(state, "layout", reduction)
+    if loads is None and (stop() or volume(reduction.packing)[0] > int(reduction.packing.hosts.sum())):
+        return _Start(None, "greedy", reduction)
+    return _Start(greedily(), "greedy", reduction)
 
 
 def _greedily(gang: Gang, strategy: Strategy, stop: Stop) -> PlacementState | None:
@@ -72,7 +83,7 @@ def _greedily(gang: Gang, strategy: Strategy, stop: Stop) -> PlacementState | No
     return state
 
 
-def _search(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, greedily: Greedily) -> Incumbent:
+def _search(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, greedily: Greedily, start: _Start) -> Incumbent:
     """Wishes as rules first; then the relaxation, and what each search makes of it."""
     hard = all(rule.weight is None for rule in gang.request.constraints)
     incumbent = Incumbent(stage="greedy")
@@ -81,9 +92,13 @@ def _search(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, greedily
         inner = _solve(strict, strategy, policy, stop)
         if inner.landed is not None:
             return inner
-    relaxed = _relaxation(gang, strategy, policy, stop, incumbent)
+    relaxed = _relaxation(gang, strategy, policy, stop, incumbent, start.reduction)
     if incumbent.infeasible:
         return incumbent
+    if hard and start.stage == "layout":
+        incumbent.offer_state(gang, strategy, start.state, start.stage)
+        if incumbent.closed:
+            return incumbent
     together = _open_affinity(gang)
     if hard and together is not None:
         return _domain_by_domain(gang, together, strategy, policy, stop, incumbent)
@@ -212,12 +227,12 @@ def _strictly(gang: Gang) -> Gang:
 
 
 def _relaxation(
-    gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, incumbent: Incumbent
+    gang: Gang, strategy: Strategy, policy: Policy, stop: Stop, incumbent: Incumbent, reduction: Reduction | None
 ) -> tuple[Reduction, list[Load]] | None:
     """Bounds without the open rules; its loads are where a layout starts."""
     if stop():
         return None
-    reduction = reduce(gang)
+    reduction = reduction or reduce(gang)
     search = fewest(reduction, policy, stop)
     if search.lower > int(reduction.packing.hosts.sum()):
         incumbent.infeasible, incumbent.stage = True, search.stage

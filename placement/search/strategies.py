@@ -61,6 +61,7 @@ STAGES = (
     "funnel",
     "feasible",
     "greedy",
+    "exact-fill",
     "side-by-side",
     "min-slack",
     "columns",
