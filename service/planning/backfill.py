@@ -15,6 +15,7 @@ from placement.model import Assignment, Host, Member, Node, Request, Snapshot, j
 from service.domain.fleet import Host as FleetHost
 from service.domain.groups import Group, KeptRoom, KeptSeat
 from service.planning import cells, devices, foresight, translate
+from service.planning.residents import GROUP_LABEL
 
 KEPT = "there is room for it, and that is kept for a group before it in line, which it would hold up"
 
@@ -70,7 +71,7 @@ def _landed(later: Snapshot, asked: Request, room: KeptRoom, hosts: Mapping[str,
         if seat.host_uuid not in there or seat.instance_uuid not in nodes:
             continue
         node, pinned = nodes[seat.instance_uuid], cells.positions(hosts[seat.host_uuid], seat.cells)
-        somebody = Member(f"kept/{number}", node.demand, {translate.GROUP_LABEL: ""}, False, node.exclusive, pinned)
+        somebody = Member(f"kept/{number}", node.demand, {GROUP_LABEL: ""}, False, node.exclusive, pinned)
         found[seat.host_uuid].append((node, somebody))
     landed: dict[str, Host] = {}
     for uuid, arriving in found.items():

@@ -20,7 +20,7 @@ from placement.modes.moves import Evictions, Leaving, MadeRoom, Neighbours
 from placement.modes.plans import Limits, Rebalance, Roll
 from service.errors import NotFound
 from service.planning.planner import Planned, Planner
-from service.planning.translate import GROUP_LABEL
+from service.planning.residents import GROUP_LABEL
 from service.telemetry import traces
 from service.telemetry.metrics import Metrics
 

@@ -18,6 +18,7 @@ from service.domain.devices import Device
 from service.domain.fleet import GPU, Host, Size
 from service.domain.fleet import Host as FleetHost
 from service.planning import bare_metal, translate
+from service.planning.residents import Pinned
 from service.planning.translate import catalogue_sizes, snapshot
 from service.store import changed_hosts, devices, fleet, groups, stock
 from service.store.changed_hosts import Moment, Rows
@@ -38,7 +39,7 @@ class _Known:
     host: Host
     seats: Sequence[Seated]
     sizes: Sequence[Size]
-    pinned: translate.Pinned
+    pinned: Pinned
     devices: Sequence[Device]
     seen: model.Host
 
@@ -138,7 +139,9 @@ def _changed(
             was = known.get(uuid)
             now = (host, seats, asked, here, its)
             if was is None or (was.host, was.seats, was.sizes, was.pinned, was.devices) != now:
-                found[uuid] = _Known(*now, translate.seen(host, seats, apart, pinned=here, devices=its))
+                before_it = was.seen if was is not None else None
+                seen = translate.seen(host, seats, apart, pinned=here, devices=its, was=before_it)
+                found[uuid] = _Known(*now, seen)
         gone = frozenset(known.keys() - hosts.keys() if named is None else known.keys() & named - hosts.keys())
     if len(known) + len(found.keys() - known.keys()) - len(gone) != moment.hosts:
         gone = frozenset(known.keys() - fleet.host_uuids(connection))

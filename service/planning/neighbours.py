@@ -18,6 +18,7 @@ from service.domain.groups import Group, GroupPhase, Instance, MoveStage
 from service.domain.specs import MachineType
 from service.lifecycle.moving import wish
 from service.planning import translate
+from service.planning.residents import GROUP_LABEL
 
 VM = MachineType.VIRTUAL_MACHINE
 LiveTargets = Callable[[Group, Instance], frozenset[str]]
@@ -34,7 +35,7 @@ def movable(group: Group, now: int) -> list[Instance]:
 
 def groups_in(snapshot: Snapshot) -> list[str]:
     """The uuids of all groups with members in it."""
-    return sorted({m.labels[translate.GROUP_LABEL] for host in snapshot.hosts for m in host.members})
+    return sorted({m.labels[GROUP_LABEL] for host in snapshot.hosts for m in host.members})
 
 
 @dataclass(slots=True)

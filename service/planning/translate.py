@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from placement.constraints import Apart, Selector
-from placement.model import Decision, Flavour, Host, Member, Node, Request, Snapshot, Status, Strategy
+from placement.model import Decision, Flavour, Host, Node, Request, Snapshot, Status, Strategy
 from placement.modes.moves import Neighbours
 from service.domain.amounts import in_words
 from service.domain.catalog import ModelService
@@ -20,19 +20,15 @@ from service.errors import NoCapacity, Undecided, Unsatisfiable
 from service.planning import bare_metal, cells, confinement, group_rules, images, unseen
 from service.planning.devices import devices_given, hosts_named, models, together
 from service.planning.devices import pools as stand
+from service.planning.residents import APART_LABEL, GROUP_LABEL, Pinned, residents
 
 TYPE_LABEL = "corral.type"
 CLUSTER_LABEL = "corral.cluster"
-GROUP_LABEL = "corral.group"
 MOST_FLAVOURS = 16
 UNDECIDED = "no placement was found in the time that the search had, and none was ruled out"
 ANY_GPU = "gpu"
 """All devices of a host together, as the planner counts them; no host can have a model without a name."""
-Pinned = Mapping[str, tuple[int, ...]]
-"""Instance -> the NUMA cells of its host that it is pinned to, of those that are."""
 _NONE_PINNED: Pinned = {}
-APART_LABEL = "corral.apart."
-"""With a group's uuid after it: borne by members of groups that are to be apart from that group."""
 
 
 def demand(node: NodeSpec) -> dict[str, int]:
@@ -131,9 +127,11 @@ def seen(
     graded: Mapping[Size, int] | None = None,
     pinned: Pinned = _NONE_PINNED,
     devices: Sequence[Device] = (),
+    was: Host | None = None,
 ) -> Host:
     """A host as the planner sees it. `seats`: (instance, group, exclusive) of everything claimed; `apart`: as above;
-    `graded`: see `bare_metal.grades`; `devices`: its own."""
+    `graded`: see `bare_metal.grades`; `devices`: its own; `was`: as it was seen before, whose members that are the same
+    are not made again."""
     used = {
         name: host.used.get(name, 0) + host.foreign.get(name, 0) + host.booked.get(name, 0)
         for name in {*host.used, *host.foreign}
@@ -156,16 +154,7 @@ def seen(
         rack=host.rack or None,
         labels=_labels(host),
         schedulable=host.schedulable,
-        members=tuple(
-            Member(
-                id=instance,
-                labels=_member_labels(group, apart),
-                exclusive=exclusive,
-                cells=cells.positions(host, pinned.get(instance, ())),
-                holds=holds.get(instance, ()),
-            )
-            for instance, group, exclusive in seats
-        ),
+        members=tuple(residents(host, seats, apart, pinned, holds, was)),
         cells=cells.seen(host),
         pools=pools,
     )
@@ -175,10 +164,6 @@ def _labels(host: FleetHost) -> dict[str, str]:
     cluster = {CLUSTER_LABEL: host.cluster_uuid} if host.cluster_uuid else {}
     own = {**host.machine_labels, **images.labels(host), **confinement.labels(host), TYPE_LABEL: host.machine_type}
     return {**host.labels, **own, **cluster}
-
-
-def _member_labels(group: str, apart: Mapping[str, frozenset[str]]) -> dict[str, str]:
-    return {GROUP_LABEL: group, **{APART_LABEL + other: "yes" for other in sorted(apart.get(group, ()))}}
 
 
 def beside(hosts: Iterable[FleetHost]) -> dict[str, int]:
