@@ -196,7 +196,7 @@ class Replica:
         calls = MemberCalls(custody, monitors, directory, metrics(), stagings=stagings)
         context = WorkerContext(
             store=store, planner=planner, calls=calls, monitors=monitors, metrics=metrics(),
-            owner=self.process.name, custody=custody, kept_after_ms=8_000, priorities=priorities.POLICIES,
+            owner=self.process.name, custody=custody, kept_after_ms=8_000, priorities=priorities.policies(world.seed),
             clock=StoreClock(LEASE_MS, wall=self.clock, monotonic=world.loop.time),
         )  # fmt: skip
         self.reconciler = Reconciler(
@@ -204,7 +204,7 @@ class Replica:
         )
         self.groups = Groups(
             store, feed, planner, cluster=CLUSTER, new_uuid=world.new_uuid, signals=signals,
-            limits=GroupLimits(priorities=priorities.POLICIES), holder=self.reconciler,
+            limits=GroupLimits(priorities=priorities.policies(world.seed)), holder=self.reconciler,
         )  # fmt: skip
         self.drivers = {}
         for uuid, host in self.fleet.hosts.items():

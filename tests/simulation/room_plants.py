@@ -104,6 +104,13 @@ ROOM_PLANTS: tuple[Plant, ...] = (
         theme="evict",
     ),
     one(
+        "a group ends before those have moved whose moves need nobody's end",
+        "service.transactions.evicting",
+        "    if rooms.goes_before(connection, asked):\n        return known\n",
+        "",
+        theme="evict",
+    ),
+    one(
         "others claim what groups leave that end for one",
         CLAIMS,
         "_RESOURCES.c.used + _RESOURCES.c.booked + _RESOURCES.c.foreign_used",
