@@ -204,7 +204,7 @@ def measure_halted(lab: Lab, directory: Path, sizes: Sequence[int], rounds: int)
     costs: list[launch_halted.Cost] = []
     uris = [each.uri for each in lab]
     manifest = launch_halted.manifest(directory / "halted")
-    with corral(lab, directory / "second", manifest) as (stub, _, pid):
+    with corral(lab, directory, manifest) as (stub, _, pid):
         cost(stub, pid, uris, sizes[0])
         costs += [cost(stub, pid, uris, guests) for _ in range(rounds) for guests in sizes]
     return costs
@@ -263,17 +263,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     libvirt.registerErrorHandler(lambda context, error: None, None)
     raw_launch.start_event_loop()
     cache = ROOT / ".cache/lab-capabilities"
+    ours: list[Sample] = []
+    raw: list[Sample] = []
+    costs: list[launch_halted.Cost] = []
+    start_seconds = 0.0
     with tempfile.TemporaryDirectory(prefix="corral-bench-") as directory, Lab(options.hypervisors, cache) as lab:
         described = machine(lab)
         print(", ".join(f"{key} {value}" for key, value in described.items()), flush=True)
-        ours: list[Sample] = []
-        raw: list[Sample] = []
-        costs: list[launch_halted.Cost] = []
-        start_seconds = 0.0
         if sizes:
             ours, raw, start_seconds = measure(lab, Path(directory), sizes, options.rounds)
             print(f"\n{table(ours, raw, sizes)}\n\nservice start until it serves: {start_seconds:.2f} s", flush=True)
-        if halted:
+    if halted:  # on hypervisors that no other control plane has marked as its own
+        with tempfile.TemporaryDirectory(prefix="corral-bench-") as directory, Lab(options.hypervisors, cache) as lab:
             costs = measure_halted(lab, Path(directory), halted, options.rounds)
             print(f"\n{launch_halted.table(costs)}")
     if options.json:
