@@ -6,8 +6,11 @@ import numpy as np
 
 from placement.packing.instance import Packing
 from placement.problem.index import Floats, Ints
+from placement.stop import Stop, never
 
 SCALE = 1 << 20
+AT_ONCE = 100_000
+"""Classes times weightings that are sorted before the stop is asked: some twenty milliseconds."""
 
 
 def fewest_for(values: Ints, worth: Ints, packing: Packing) -> int:
@@ -44,8 +47,11 @@ def mixes(dims: int, steps: int = 8) -> Ints:
     return np.array(rows, np.int64).reshape(-1, dims)
 
 
-def volume(packing: Packing) -> tuple[int, Ints]:
-    """(lower bound on the hosts used, int64[D] the weighting of the dimensions that gives it)."""
+def volume(packing: Packing, stop: Stop = never) -> tuple[int, Ints]:
+    """(lower bound on the hosts used, int64[D] the weighting of the dimensions that gives it).
+
+    After the stop it is the best of the weightings that were looked at until then.
+    """
     dims = packing.demand.shape[1]
     total = [sum(int(n) * int(a) for n, a in zip(packing.counts, column, strict=True)) for column in packing.demand.T]
     asked = np.array([d for d in range(dims) if total[d]], np.int64)
@@ -58,20 +64,31 @@ def volume(packing: Packing) -> tuple[int, Ints]:
         return _exact_volume(packing, asked, needs), weights
     caps = packing.caps[:, asked].astype(np.float64) / np.array(needs, np.float64)
     choices = mixes(len(asked)) if len(asked) <= 6 else np.eye(len(asked), dtype=np.int64) * SCALE
-    worth = caps @ choices.T.astype(np.float64)
-    order = np.argsort(-worth, axis=0, kind="stable")
-    reach = np.cumsum(np.take_along_axis(worth, order, axis=0) * packing.hosts[order], axis=0)
     best, chosen = 0, choices[0]
-    estimate = [
-        _fractional(reach[:, w], packing.hosts[order[:, w]], np.take(worth[:, w], order[:, w]))
-        for w in range(len(choices))
-    ]
-    for w in sorted(range(len(choices)), key=lambda number: -estimate[number])[:3]:
+    estimate: list[float] = []
+    step = max(1, AT_ONCE // max(1, len(caps)))
+    for first in range(0, len(choices), step):
+        if first and stop():
+            break
+        estimate.extend(_estimates(packing, caps @ choices[first : first + step].T.astype(np.float64)))
+    for number, w in enumerate(sorted(range(len(estimate)), key=lambda number: -estimate[number])[:3]):
+        if number and stop():
+            break
         bound = _exact_mix(packing, asked, needs, choices[w])
         if bound > best:
             best, chosen = bound, choices[w]
     weights[asked] = [max(1, int(c) * 1024 // n) if c else 0 for c, n in zip(chosen, needs, strict=True)]
     return best, weights
+
+
+def _estimates(packing: Packing, worth: Floats) -> list[float]:
+    """How many hosts each weighting asks for, about; ``worth``: float64[C, .] what a host counts for in each."""
+    order = np.argsort(-worth, axis=0, kind="stable")
+    reach = np.cumsum(np.take_along_axis(worth, order, axis=0) * packing.hosts[order], axis=0)
+    return [
+        _fractional(reach[:, w], packing.hosts[order[:, w]], np.take(worth[:, w], order[:, w]))
+        for w in range(worth.shape[1])
+    ]
 
 
 def _fractional(reach: Floats, hosts: Ints, worth: Floats) -> float:

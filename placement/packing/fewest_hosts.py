@@ -67,7 +67,7 @@ def _search(packing: Packing, search: Search, known: list[Load], policy: Policy,
     """The stages, each only while the bounds are apart. ``known``: loads to start columns from."""
     if stop():
         return search
-    search.lower, weights = volume(packing)
+    search.lower, weights = volume(packing, stop)
     if stop() or search.closed or search.lower > packing.hosts.sum():
         return search
     tried = list(known)

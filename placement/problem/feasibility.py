@@ -14,6 +14,12 @@ ROOMIEST = 16
 
 def fits_nowhere(gang: Gang) -> int | None:
     """The first kind that no host can take even alone, None where each has a host; the roomiest are looked at first."""
+    if not gang.nowhere:
+        gang.nowhere.append(_fits_nowhere(gang))
+    return gang.nowhere[0]
+
+
+def _fits_nowhere(gang: Gang) -> int | None:
     if not len(gang.index.hosts):
         return 0
     largest = np.maximum(1, gang.free.max(axis=0, initial=1))

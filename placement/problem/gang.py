@@ -64,7 +64,8 @@ class Gang:
     bool[H] hosts where no stranger (a member that is not one of this gang's) wants the host for its own gang alone;
     ``unshared``: those where no stranger lives. ``settled``: numbers of the rules that the kinds' confinement keeps;
     ``roles``: int8[K, N] the kinds' parts in the N rules. ``members``, ``fits``, ``seated``: what is worked out once
-    (``topology.old_counts`` by rule, ``fitting_hosts`` and ``seats`` by kind).
+    (``topology.old_counts`` by rule, ``fitting_hosts`` and ``seats`` by kind); ``nowhere``: one answer at most, that of
+    ``fits_nowhere``.
     """
 
     request: Request
@@ -83,6 +84,7 @@ class Gang:
     members: dict[int, tuple[Ints, Ints]] = field(default_factory=dict)
     fits: dict[int, Bools] = field(default_factory=dict)
     seated: dict[int, Ints] = field(default_factory=dict)
+    nowhere: list[int | None] = field(default_factory=list)
 
     @property
     def size(self) -> int:

@@ -70,7 +70,7 @@ def _at_once(gang: Gang, strategy: Strategy, stop: Stop, greedily: Greedily) -> 
     state = lay_out(reduction, loads, strategy, stop) if loads is not None else None
     if state is not None:
         return _Start(state, "layout", reduction)
-    if loads is None and (stop() or volume(reduction.packing)[0] > int(reduction.packing.hosts.sum())):
+    if loads is None and (stop() or volume(reduction.packing, stop)[0] > int(reduction.packing.hosts.sum())):
         return _Start(None, "greedy", reduction)
     return _Start(greedily(), "greedy", reduction)
 
@@ -210,7 +210,7 @@ def _confined(gang: Gang, number: int, mine: list[int], inside: Bools) -> Gang:
         replace(kind, within=inside if kind.within is None else kind.within & inside) if k in mine else kind
         for k, kind in enumerate(gang.kinds)
     )
-    return replace(gang, kinds=kinds, settled=gang.settled | {number}, fits={})
+    return replace(gang, kinds=kinds, settled=gang.settled | {number}, fits={}, nowhere=[])
 
 
 def _solve(gang: Gang, strategy: Strategy, policy: Policy, stop: Stop) -> Incumbent:
