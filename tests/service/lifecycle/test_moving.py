@@ -50,7 +50,8 @@ def test_a_member_that_is_moved_live_stays_running_with_its_attempt_and_its_grou
     assert released(subject, fact, after) == ((member.uuid, 1, SOURCE),)
     moved = after.instances[0]
     assert (moved.host_uuid, moved.host_name, moved.target_host_uuid, moved.reason) == (TARGET, "target", "", "")
-    assert replace(moved, host_uuid=SOURCE, host_name="host") == before.instances[0]
+    assert moved.moved_at == 30
+    assert replace(moved, host_uuid=SOURCE, host_name="host", moved_at=0) == before.instances[0]
     assert isinstance(effects(after, 31)[0], Observe)
 
 
