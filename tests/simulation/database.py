@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, event
 
@@ -80,13 +79,35 @@ class _Quick(Connection):
         return driver
 
 
+class _Looking(_Quick):
+    """For transactions that only read: nobody else is at the database meanwhile, so that none is begun."""
+
+    def begin(self) -> Any:
+        """As Connection.begin."""
+        return self
+
+    def commit(self) -> None:
+        """As Transaction.commit."""
+
+    def rollback(self) -> None:
+        """As Transaction.rollback."""
+
+
+class Answer(NamedTuple):
+    """What a read was answered. `tick`, `tables`: see WatchedConnection."""
+
+    tick: int
+    tables: frozenset[str]
+    result: Any
+
+
 class _Kept:
     """Stands for the engine: its one connection stays checked out, because a pool's bookkeeping costs a lot."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._connection = _Quick(engine)
+    def __init__(self, engine: Engine, kind: type[_Quick] = _Quick) -> None:
+        self._connection = kind(engine)
         Connection.begin(self._connection)
-        self._connection.rollback()  # the driver's, not Core's, which is told of none
+        _Quick.rollback(self._connection)  # the driver's, not Core's, which is told of none
 
     def connect(self) -> _Kept:
         """As Engine.connect, to be entered."""
@@ -114,6 +135,11 @@ def _kept() -> Any:
     return _Kept(shared()[0])
 
 
+@cache
+def _looking() -> Any:
+    return _Kept(shared()[0], _Looking)
+
+
 class Database:
     """The shared database as the observer and the network see it."""
 
@@ -125,7 +151,7 @@ class Database:
         pooled.info[CLOCK] = now_ms
         pooled.close()
         self.available = True
-        self.answers: dict[object, Any] = {}
+        self.answers: dict[object, Answer] = {}
         self._asked: dict[tuple[object, ...], tuple[int, list[tuple[Any, ...]]]] = {}
 
     def image(self) -> bytes:
@@ -159,9 +185,13 @@ class Database:
 _CATCH_UP = "Feed._catch_up.<locals>.<lambda>"
 _DEPLOY = "Groups.deploy.<locals>.intent"
 _LOAD = "GroupWorker._load.<locals>.<lambda>"
+_FINAL = "Evacuation._final.<locals>.read"
+_LOOK = "Reconciler._take.<locals>.look"
 _RENEW = "GroupWorker._renew.<locals>.renew"
 _SEATS = "Sweep._host.<locals>.<lambda>"
 _TAKE = "Reconciler._take.<locals>.take"
+_TAKEN_FROM = frozenset({"groups", "hosts", "counters"})
+_VOLUMES = "Sweep._unwanted.<locals>.<lambda>"
 _OF_THE_ROWS_ALONE = frozenset({("service.reconcile.roster", "_read"), ("service.store.rolls", "unended")})
 """Reads whose answer follows from the database's rows and nothing else, and is changed by nobody."""
 
@@ -212,7 +242,7 @@ class SimulatedStore(Store):
         if known is not None:
             world.stats["shortcuts"] += 1
             return cast(T, known)
-        await asyncio.sleep(world.latency())
+        await world.loop.pause(world.latency())
         if _name(work) == _RENEW:
             world.sever_before_renewal(self._process, LEASE.get())
         deploys = _name(work) == _DEPLOY
@@ -226,62 +256,85 @@ class SimulatedStore(Store):
             self._process.troubles += 1
             raise Unavailable("the connection was lost while the transaction was committed")
         if fault == "late_reply":
-            await asyncio.sleep(world.late_reply(_lease_of(result) if deploys else LEASE.get(), deploys=deploys))
+            await world.loop.pause(world.late_reply(_lease_of(result) if deploys else LEASE.get(), deploys=deploys))
         else:
-            await asyncio.sleep(world.latency())
+            await world.loop.pause(world.latency())
         return result
 
     def _run_once(self, work: Work[T], told: list[Event] | None) -> T:
         """The real transaction; what another replica has just read, and nobody has changed, is not read again."""
-        world, answers = self._world, self._world.database.answers
-        key = None if told is not None else self._key(work)
-        if key is not None and key in answers:
-            if (work.__module__, _name(work)) in _OF_THE_ROWS_ALONE:
-                for point in ("begun", "worked", "committed"):
-                    world.point(f"transaction.{point}")
-            return cast(T, answers[key])
-        before = world.database.connection.total_changes
+        world, connection = self._world, self._world.database.connection
+        if told is None:
+            return self._look(work)
+        before = connection.total_changes
         try:
-            result = transaction.run(_kept(), work if told is None else events.noting(work, told), _UNCUT)
+            result = transaction.run(_kept(), events.noting(work, told), _UNCUT)
         finally:
-            if world.database.connection.total_changes != before:
+            if connection.total_changes != before:
                 world.committed()
-        if key is not None:
-            answers[key] = result
         if _name(work) == _TAKE and isinstance(result, Taken) and not result.leases:
-            answers[_TAKE] = result
+            self._keep(_TAKE, result, connection.tick, _TAKEN_FROM)
         return result
+
+    def _look(self, work: Work[T]) -> T:
+        connection, key = self._world.database.connection, self._key(work)
+        if key is None:
+            return transaction.run(_looking(), work, _UNCUT)
+        known = self._known(key)
+        if known is not None:
+            for point in ("begun", "worked", "committed"):
+                self._world.point(f"transaction.{point}")
+            return cast(T, known.result)
+        connection.reading = set()
+        try:
+            result = transaction.run(_looking(), work, _UNCUT)
+        finally:
+            tables, connection.reading = frozenset(connection.reading), None
+        if result is not None or _name(work) == _FINAL:
+            self._keep(key, result, connection.tick, tables)
+        return result
+
+    def _known(self, key: object) -> Answer | None:
+        """What was answered, where no table that it was read from has changed since."""
+        database = self._world.database
+        known = database.answers.get(key)
+        return None if known is None or database.connection.is_since(known.tables, known.tick) else known
+
+    def _keep(self, key: object, result: Any, tick: int, tables: frozenset[str]) -> None:
+        database = self._world.database
+        if key in (_TAKE, (_LOOK, True), (_LOOK, False)):
+            (until,) = database.rows("SELECT MIN(MAX(due_at, lease_until)) FROM groups")[0]
+            result = replace(result, now=until or 0)  # from when on the answer may be another
+        database.answers[key] = Answer(tick, tables, result)
 
     def _nothing_new(self, work: Any) -> Any:
         """The empty answers of polls, where nothing was committed since they were last asked: most polls are such.
 
         They are what the real code would answer again; asking it every time takes most of a run.
         """
-        world = self._world
-        if _name(work) == _TAKE and not (_cell(work, "hinted") or _cell(work, "unsure")):
-            now = world.now_ms()
-            free = (
-                "SELECT 1 FROM groups WHERE due_at <= ?1 AND lease_until <= ?1"
-                " UNION ALL SELECT 1 FROM hosts WHERE status = 'Ahead' LIMIT 1"
-            )
-            last = world.database.answers.get(_TAKE)
-            return None if last is None or last.ahead or world.database.rows(free, now) else replace(last, now=now)
-        if _name(work) == _CATCH_UP and _cell(work, "self")._head == world.observer.revision:
+        name = _name(work)
+        if name == _LOOK or (name == _TAKE and not (_cell(work, "hinted") or _cell(work, "unsure"))):
+            now, last = self._world.now_ms(), self._known(_TAKE if name == _TAKE else self._key(work))
+            if last is None or last.result.ahead or (last.result.now and now >= last.result.now):
+                return None
+            return replace(last.result, now=now)
+        if name == _CATCH_UP and _cell(work, "self")._head == self._world.observer.revision:
             return ()
-        return world.database.answers.get(self._key(work)) if _name(work) == _SEATS else None
+        known = self._known(self._key(work)) if name == _SEATS else None
+        return None if known is None else known.result
 
     def _key(self, work: Any) -> object:
-        """Of a read that is often repeated: which one, and all that its answer depends on."""
-        observer = self._world.observer
-        if (which := (getattr(work, "__module__", ""), _name(work))) in _OF_THE_ROWS_ALONE:
-            return which, observer.commits
-        if _name(work) == _CATCH_UP:
-            return _CATCH_UP, _cell(work, "self")._head, observer.revision
-        if _name(work) == _SEATS:
-            asked = tuple(_cell(work, "instances"))
-            (held,) = self._world.database.rows("SELECT count(*), sum(removal) FROM quarantine")
-            (unseen,) = self._world.database.rows("SELECT count(*), sum(rowid) FROM retired WHERE NOT seen_gone")
-            return _SEATS, _cell(work, "host_uuid"), asked, held, unseen, observer.revision, observer.claim_changes
-        if _name(work) == _LOAD:
-            return _LOAD, _cell(work, "self").uuid, observer.commits
-        return None
+        """Of a read that is often repeated: which one, and all that its answer depends on beside the rows."""
+        name = _name(work)
+        if name == _LOOK:
+            return _LOOK, bool(_cell(work, "given_back"))
+        if name == _CATCH_UP:
+            return _CATCH_UP, _cell(work, "self")._head
+        if name in (_SEATS, _VOLUMES):
+            return name, _cell(work, "host_uuid"), tuple(_cell(work, "instances"))
+        if name == _LOAD:
+            return _LOAD, _cell(work, "self").uuid
+        if name == _FINAL:
+            return _FINAL, _cell(work, "uuid"), _cell(work, "told"), tuple(_cell(work, "intent").leaving.items())
+        which = getattr(work, "__module__", ""), name
+        return which if which in _OF_THE_ROWS_ALONE else None

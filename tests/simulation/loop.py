@@ -118,6 +118,20 @@ class _Soon(asyncio.Handle):
         self._repr = self._source_traceback = None
 
 
+class _Pause(asyncio.Future[None]):
+    """Ends by the loop's own hand: nothing is called for it but whoever waits."""
+
+    def __lt__(self, _other: object) -> bool:
+        return False
+
+    __gt__ = __lt__  # of what comes at the same time none comes before the other
+
+
+def _is_off(due: Any) -> bool:
+    """Whether nobody waits for a timer or a pause any more."""
+    return bool(due.done() if type(due) is _Pause else due._cancelled)
+
+
 class SimulatedLoop(asyncio.BaseEventLoop):
     """Runs callbacks in a fixed order; time moves only when nothing else can."""
 
@@ -165,6 +179,12 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     ) -> asyncio.TimerHandle:
         """See asyncio.BaseEventLoop."""
         return self.call_at(self._present + delay, callback, *args, context=context)
+
+    def pause(self, seconds: float) -> asyncio.Future[None]:
+        """As asyncio.sleep, at less cost: half of all that happens are messages on their way to the database."""
+        pause = _Pause(loop=self)
+        heapq.heappush(self._scheduled, (self._present + seconds, pause))
+        return pause
 
     def ready(self, handles: deque[Any]) -> None:
         """Queue callbacks that were held back."""
@@ -218,7 +238,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def _advance(self) -> None:
         scheduled, pop = self._scheduled, heapq.heappop
-        while scheduled and scheduled[0][1]._cancelled:
+        while scheduled and _is_off(scheduled[0][1]):
             pop(scheduled)
         if not scheduled:
             if self._stopping:
@@ -227,7 +247,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._present = present = max(self._present, scheduled[0][0])
         while scheduled and scheduled[0][0] <= present:
             handle = pop(scheduled)[1]
-            if not handle._cancelled:
+            if type(handle) is _Pause:
+                if not handle.done():
+                    handle.set_result(None)
+            elif not handle._cancelled:
                 self._ready.append(handle)
 
     def bury(self) -> None:

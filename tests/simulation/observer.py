@@ -15,6 +15,7 @@ from tests.simulation.evictions import Evictions
 from tests.simulation.hosts import EXECUTING, TOMBSTONE, Machine
 from tests.simulation.lines import Lines
 from tests.simulation.rooms import Rooms
+from tests.simulation.rules import Claims, Rules
 from tests.simulation.updates import Updates
 
 Query = Callable[..., list[tuple[Any, ...]]]
@@ -25,10 +26,17 @@ SEATED = frozenset(
 LEAVING = frozenset({"Failing", "Removing", "Evicting", "Stopping", "Stopped", "Removed"})
 
 _OF_THE_DATABASE = ("revision", "_sequences", "_told_groups", "_told_members", "_claims", "_addresses", "_own",
-                    "_rules", "_owners", "_go", "_seats", "_fleet")  # fmt: skip
+                    "_owners", "_go", "_seats", "_fleet")  # fmt: skip
 
-Claims = Mapping[tuple[str, int, str, str], tuple[str, str, int]]
-"""(instance, attempt, resource, host) -> (host, group, amount)."""
+_GROUPS = "SELECT uuid, phase, status, reason, sequence, revision, go, epoch, project FROM groups"
+_MEMBERS = (
+    "SELECT uuid, status, attempt, host_uuid, reason, address, unknown_since, group_uuid, target_host_uuid"
+    " FROM instances"
+)
+_SERVING = (
+    "SELECT i.uuid, g.uuid, i.beside, g.start_epoch FROM instances i JOIN groups g ON g.uuid = i.group_uuid"
+    " WHERE i.status = 'Running'"
+)
 
 
 class Observer:
@@ -46,13 +54,17 @@ class Observer:
         self.usable: Mapping[tuple[str, str], int] = {}
         self.quota: Mapping[str, int] = {}
         self.revision = 0
+        self._seen: tuple[object, object] = (None, None)
+        self._groups: dict[str, tuple[Any, ...]] = {}
+        self._members: dict[str, tuple[Any, ...]] = {}
+        self._hosts: object = None
+        self._claimed: object = None
         self._sequences: dict[str, int] = {}
         self._told_groups: dict[str, tuple[str, str, str]] = {}
         self._told_members: dict[str, tuple[str, int, str, str, str, int]] = {}
         self._claims: dict[tuple[str, int, str, str], tuple[str, str, int]] = {}
         self._addresses: dict[tuple[str, str], tuple[str, int]] = {}
         self._own: dict[tuple[str, str], str] = {}
-        self._rules: dict[str, Mapping[str, Any]] = {}
         self.reached: set[str] = set()
         self._owners: dict[tuple[str, int], str] = {}
         self._seats: dict[str, tuple[int, str, str]] = {}
@@ -64,6 +76,7 @@ class Observer:
         self._fleet: dict[str, tuple[str, str]] = {}
         self._left: set[str] = set()
         self.adopted: set[str] = set()
+        self.rules = Rules(rows, self.violated, self.adopted)
         self.commits = self.claim_changes = 0
         self.rooms, self._lines, self._evictions = Rooms(rows, now), Lines(rows), Evictions(rows, now)
         self.updates = Updates(rows, self.violated, self._executes, machines)
@@ -78,6 +91,7 @@ class Observer:
         for name in _OF_THE_DATABASE:
             setattr(self, name, copy.copy(memory[name]))
         self.updates.forget()
+        self.rules.forget()
         self.commits += 1
         self.claim_changes += 1
 
@@ -101,27 +115,41 @@ class Observer:
         `lease`: (group, epoch) of the worker that wrote, if any.
         """
         self.commits += 1
-        groups = {
-            row[0]: row
-            for row in self._rows(
-                "SELECT uuid, phase, status, reason, sequence, revision, go, epoch, project FROM groups"
-            )
-        }
+        # A list that is the one of the last commit says that nothing of it has changed: what follows from it alone is
+        # as it was.
+        seen, before = (self._rows(_GROUPS), self._rows(_MEMBERS)), self._seen
+        self._seen = seen
+        same_groups, same_members = seen[0] is before[0], seen[1] is before[1]
+        if not same_groups:
+            self._groups = {row[0]: row for row in seen[0]}
+        if not same_members:
+            self._members = {row[0]: row for row in seen[1]}
+        groups, members = self._groups, self._members
         if lease is not None and lease[0] in groups and groups[lease[0]][7] != lease[1]:
             self.violated("I8", f"epoch {lease[1]} of group {lease[0]} wrote after epoch {groups[lease[0]][7]}")
         if lease is not None and self._owners.setdefault(lease, process) != process:
             self.violated("I8", f"{process} and {self._owners[lease]} both own epoch {lease[1]} of group {lease[0]}")
-        self._read_events()
-        members = {
-            row[0]: row
-            for row in self._rows(
-                "SELECT uuid, status, attempt, host_uuid, reason, address, unknown_since, group_uuid, target_host_uuid"
-                " FROM instances"
-            )
-        }
+        fresh = self._read_events()
         self._check_fleet(members)
-        self._check_attempts(members)
-        for uuid, phase, status, reason, sequence, _revision, *_ in groups.values():
+        if not same_members:
+            self._check_attempts(members)
+        self._check_told(
+            () if same_groups and not fresh else groups.values(), () if same_members and not fresh else members.values()
+        )
+        self.updates.committed()
+        if not (same_groups and same_members):
+            self._served |= {
+                (member, self.updates.epoch(group, beside, epoch))
+                for member, group, beside, epoch in self._rows(_SERVING)
+            }
+            self._check_go(groups, members)
+        self._check_claims(members)
+        for wrong in (*self.rooms.wrong(self.usable), *self._lines.wrong(self.usable), *self._evictions.wrong()):
+            self.violated("I20" if wrong.startswith("group ") else "I2", wrong)
+
+    def _check_told(self, groups: Iterable[tuple[Any, ...]], members: Iterable[tuple[Any, ...]]) -> None:
+        """I6: these are as their events tell."""
+        for uuid, phase, status, reason, sequence, _revision, *_ in groups:
             if phase == "running":
                 self.reached.add(uuid)
             if self._sequences.get(uuid, 0) != sequence:
@@ -130,28 +158,21 @@ class Observer:
                 )
             if self._told_groups.get(uuid) != (phase, status, reason):
                 self.violated("I6", f"group {uuid} is {(phase, status, reason)}, told: {self._told_groups.get(uuid)}")
-        for uuid, status, attempt, host, reason, address, unknown, *_ in members.values():
+        for uuid, status, attempt, host, reason, address, unknown, *_ in members:
             told = self._told_members.get(uuid)
             if told != (status, attempt, host, reason, address, unknown):
                 self.violated(
                     "I6", f"member {uuid} is {(status, attempt, host, reason, address, unknown)}, told: {told}"
                 )
-        self.updates.committed()
-        self._served |= {
-            (member, self.updates.epoch(group, beside, epoch))
-            for member, group, beside, epoch in self._rows(
-                "SELECT i.uuid, g.uuid, i.beside, g.start_epoch FROM instances i JOIN groups g ON g.uuid = i.group_uuid"
-                " WHERE i.status = 'Running'"
-            )
-        }
-        self._check_go(groups, members)
-        self._check_claims(members)
-        for wrong in (*self.rooms.wrong(self.usable), *self._lines.wrong(self.usable), *self._evictions.wrong()):
-            self.violated("I20" if wrong.startswith("group ") else "I2", wrong)
 
     def _check_fleet(self, members: Mapping[str, tuple[Any, ...]]) -> None:
         """I2: a host leaves the fleet without members, and with claims only where it was fenced and does not answer."""
-        fleet = {uuid: (state, status) for uuid, state, status in self._rows("SELECT uuid, state, status FROM hosts")}
+        rows = self._rows("SELECT uuid, state, status FROM hosts")
+        if rows is self._hosts:
+            self._left = set()
+            return
+        self._hosts = rows
+        fleet = {uuid: (state, status) for uuid, state, status in rows}
         self._left = set(self._fleet) - set(fleet)
         for host in sorted(self._left):
             if any(row[1] != "Removed" and host in (row[3], row[8]) for row in members.values()):
@@ -195,7 +216,8 @@ class Observer:
                 self.violated("I4", f"GO of group {uuid} is committed, {early} are not created")
         self._go, self._had_go = gone, self._had_go | gone
 
-    def _read_events(self) -> None:
+    def _read_events(self) -> bool:
+        """Returns whether there were any."""
         fresh = self._rows(
             "SELECT revision, group_uuid, sequence, kind, body FROM events WHERE revision > ?1 UNION ALL"
             " SELECT revision, '', 0, 'fleet', '' FROM fleet_events WHERE revision > ?1 ORDER BY revision",
@@ -218,6 +240,7 @@ class Observer:
         counter = self._rows("SELECT value FROM counters WHERE name = 'revision'")[0][0]
         if counter != self.revision:
             self.violated("I6", f"the counter says {counter}, the newest event is {self.revision}")
+        return bool(fresh)
 
     def _tell_group(self, uuid: str, document: Mapping[str, Any]) -> None:
         before = self._told_groups.get(uuid, ("", "", ""))[0]
@@ -235,19 +258,17 @@ class Observer:
         )  # fmt: skip
 
     def _check_claims(self, members: Mapping[str, tuple[Any, ...]]) -> None:
-        claims = {
-            (instance, attempt, resource, host): (host, group, amount)
-            for instance, attempt, resource, host, group, amount in self._rows(
-                "SELECT instance_uuid, attempt, resource, host_uuid, group_uuid, amount FROM claims"
-            )
-        }
+        rows = self._rows("SELECT instance_uuid, attempt, resource, host_uuid, group_uuid, amount FROM claims")
+        claims = self._claims
+        if rows is not self._claimed:
+            claims = {(i, attempt, what, host): (host, group, amount) for i, attempt, what, host, group, amount in rows}
+            self._claimed = rows
         addresses = {
             (zone, address): (instance, attempt)
             for zone, address, instance, attempt in self._rows(
                 "SELECT zone_uuid, address, instance_uuid, attempt FROM addresses"
             )
         }
-        held = {(instance, attempt) for instance, attempt, *_ in claims}
         for uuid, status, attempt, host, *_ in members.values():
             if status in SEATED and (uuid, attempt, "vcpu", host) not in claims:
                 self.violated("I2", f"member {uuid} is {status} on {host} without a claim there")
@@ -258,9 +279,10 @@ class Observer:
             self._claims = claims
             self.claim_changes += 1
             self._check_sums(claims)
-            self._check_rules(claims, {uuid: row[2] for uuid, row in members.items() if row[1] != "Removed"})
-        present = {m for m, row in members.items() if row[1] != "Removed"} | self.updates.endpoints.keeping()
+            self.rules.check(claims, {uuid: row[2] for uuid, row in members.items() if row[1] != "Removed"})
         if addresses != self._addresses:
+            held = {(instance, attempt) for instance, attempt, *_ in claims}
+            present = {m for m, row in members.items() if row[1] != "Removed"} | self.updates.endpoints.keeping()
             for key, holder in self._addresses.items():
                 if self.updates.endpoints.is_let_go(key[1], holder, addresses.get(key)):
                     self._released(f"address {key[1]}", *holder, None)
@@ -300,41 +322,6 @@ class Observer:
         for host, resource, used in self._rows("SELECT host_uuid, resource, used FROM host_resources"):
             if used != sums.get((host, resource), 0):
                 self.violated("I2", f"used {resource} of {host} is {used}, claims are {sums.get((host, resource), 0)}")
-
-    def _check_rules(self, claims: Claims, attempts: Mapping[str, int]) -> None:
-        """I9 on committed claims: exclusive hosts, at most so many a host, apart from other groups.
-
-        What an attempt left behind, paused and never to run, takes room until it is cleared away; it is no member.
-        Groups that an operator has adopted are where their machines were found.
-        """
-        here: dict[str, set[tuple[str, str]]] = defaultdict(set)
-        present: dict[tuple[str, str], set[str]] = defaultdict(set)
-        for (instance, attempt, *_), (host, group, _) in claims.items():
-            if group in self.adopted:
-                continue
-            here[host].add((group, instance))
-            if attempts.get(instance) == attempt:
-                present[host, group].add(instance)
-        beside = {uuid for (uuid,) in self._rows("SELECT uuid FROM instances WHERE beside")}
-        for host, seated in here.items():
-            groups = {group for group, _ in seated}
-            members = {group for group in groups if present[host, group]}
-            for group in groups:
-                rules = self.rules_of(group)
-                if rules["exclusive_hosts"] and len(groups) > 1:
-                    self.violated("I9", f"group {group} shares its exclusive host {host}")
-                mine = max(len(present[host, group] & beside), len(present[host, group] - beside))
-                if rules["max_per_host"] and mine > rules["max_per_host"]:
-                    self.violated("I9", f"group {group} has {mine} members on host {host}")
-                if group in members and members & set(rules["anti_affinity_groups"]):
-                    self.violated("I9", f"group {group} is together with one it is to be apart from on {host}")
-
-    def rules_of(self, group: str) -> Mapping[str, Any]:
-        """The placement policy that the group was deployed with."""
-        if group not in self._rules:
-            text = self._rows("SELECT spec FROM groups WHERE uuid = ?", group)[0][0]
-            self._rules[group] = json.loads(text)["placement"]
-        return self._rules[group]
 
     # --- the hosts --------------------------------------------------------------------------------------------------
 

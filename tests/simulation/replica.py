@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import cache
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+from prometheus_client.metrics import MetricWrapperBase
 from sqlalchemy import Connection
 
 from service.app import feed as feed_module
@@ -105,8 +106,24 @@ def _has_ended(owner: str) -> bool:
 
 @cache
 def metrics() -> Metrics:
-    """Counters that all runs share: making them costs more than a run."""
+    """Counters that all runs share: making them costs more than a run, and finding the one of some labels a lot."""
+    MetricWrapperBase.labels = _known_labels(MetricWrapperBase.labels)  # type: ignore[method-assign]
     return Metrics()
+
+
+def _known_labels(find: Callable[..., Any]) -> Callable[..., Any]:
+    known: dict[tuple[object, ...], Any] = {}
+
+    def labels(metric: MetricWrapperBase, *values: Any, **named: Any) -> Any:
+        if named:
+            return find(metric, *values, **named)
+        key = (metric, *values)
+        found = known.get(key)
+        if found is None:
+            found = known[key] = find(metric, *values)
+        return found
+
+    return labels
 
 
 class Fleet:

@@ -81,7 +81,7 @@ class AtRest:
         them together."""
         if self._observer.quota or self._rows("SELECT 1 FROM hosts WHERE state != 'Enabled'"):
             return False  # others may have used it up; its rules may want more hosts than are open
-        rules = self._observer.rules_of(group)
+        rules = self._observer.rules.of(group)
         strict = rules["exclusive_hosts"] or rules["max_per_host"] or rules["anti_affinity_groups"]
         if strict or rules["numa"] == "required":
             return False  # whether these leave room is the planner's business, which has tests of its own

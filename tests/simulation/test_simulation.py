@@ -115,6 +115,7 @@ def test_the_observer_shares_no_code_with_the_service() -> None:
         "hosts",
         "loop",
         "repeats",
+        "rules",
         "watched",
     ):
         imported |= _imports(ROOT / f"tests/simulation/{name}.py")
