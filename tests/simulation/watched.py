@@ -15,7 +15,8 @@ _WRITES = re.compile(
     r'(?:INSERT(?: OR \w+)? INTO|REPLACE INTO|UPDATE(?: OR \w+)?|DELETE FROM)\s+"?(\w+)', re.IGNORECASE
 )
 _READS = ("SELECT", "BEGIN", "COMMIT", "SAVEPOINT", "RELEASE", "PRAGMA")
-_TRIGGER = re.compile(r"\bON (\w+).*?\bINSERT INTO (\w+)", re.DOTALL)
+_TRIGGER = re.compile(r"\bON (\w+)\b")
+_CHANGES = re.compile(r"\b(?:INSERT INTO|DELETE FROM|UPDATE(?! SET| OF)) (\w+)")
 
 
 class WatchedConnection(sqlite3.Connection):
@@ -39,10 +40,11 @@ class WatchedConnection(sqlite3.Connection):
         rows = self.unwatched.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
         self._known = frozenset(name for kind, name, _ in rows if kind == "table")
         for sql in (sql for kind, _, sql in rows if kind == "trigger"):
-            found = _TRIGGER.search(sql)
-            if found is None:
+            head, _, body = sql.partition("BEGIN")
+            found, changed = _TRIGGER.search(head), _CHANGES.findall(body)
+            if found is None or not changed:
                 raise ValueError(f"a trigger that changes what nobody knows: {sql}")
-            self._noted[found[1]] = (*self._noted.get(found[1], ()), found[2])
+            self._noted[found[1]] = (*self._noted.get(found[1], ()), *changed)
         self._tables.clear()
         self._written.clear()
 
