@@ -453,9 +453,9 @@ UNCHECKED = Edit(CHANGES, "    invariants.check(before, after, seats, differs.ch
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    def __init__(self, plant: Plant) -> None:
+    def __init__(self, edits: Sequence[Edit]) -> None:
         self._edits: dict[str, list[Edit]] = {}
-        for edit in (*plant.edits, UNCHECKED):
+        for edit in edits:
             self._edits.setdefault(edit.module, []).append(edit)
 
     def find_spec(self, name: str, path: Sequence[str] | None, _target: ModuleType | None = None) -> Any:
@@ -482,9 +482,10 @@ def find(name: str) -> Plant:
     return {plant.name: plant for plant in PLANTS}[name]
 
 
-def put(plant: Plant) -> None:
-    """Let the modules be imported with the bug. To be called before anything of the service is imported."""
+def put(plant: Plant, *, checked: bool = False) -> None:
+    """Let the modules be imported with the bug. To be called before anything of the service is imported. `checked`: the
+    service's own checks stay."""
     loaded = [edit.module for edit in plant.edits if edit.module in sys.modules]
     if loaded:
         raise StalePlant(f"{loaded} are imported already")
-    sys.meta_path.insert(0, _Finder(plant))
+    sys.meta_path.insert(0, _Finder(plant.edits if checked else (*plant.edits, UNCHECKED)))
