@@ -78,7 +78,7 @@ class StoreClock:
         They renew within a lease's time; until then the leap is left out. Of a clock that was set back nobody knows
         how far back it was, and what was taken meanwhile lies as far in the past: within a lease's time only those
         are free that were given back. So it is where this process has not looked at the clock for a while, because it
-        stood still or did not reach the database.
+        stood still, did not reach the database, or has only just begun.
         """
         jump = self._jump(present, asked_at)
         if jump < 0 or self._doubts():
@@ -108,8 +108,8 @@ class StoreClock:
 
     def has_not_looked(self, at: float) -> bool:
         """Whether the last look lies so far before `at` (s, monotonic) that the clock may have been set since, twice
-        even."""
-        return self._last is not None and at - self._last[2] > UNSEEN_SECONDS
+        even. Who has never looked knows nothing of it either."""
+        return self._last is None or at - self._last[2] > UNSEEN_SECONDS
 
     def _forgiven(self) -> int:
         return self._ahead_by if self._monotonic() < self._ahead_until else 0

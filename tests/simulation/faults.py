@@ -241,9 +241,16 @@ def set_clock(world: World, seconds: float) -> None:
 
 
 def leap(world: World) -> None:
-    """The clock of the database's server is set ahead, past every lease."""
-    if world.faulty:
-        set_clock(world, world.database_clock_ms / 1000 + world.random.choice((90.0, HOUR)))
+    """The clock of the database's server is set ahead, past every lease; at times before the eyes of nobody, since one
+    replica does not reach the database just then, and another has yet to begin."""
+    if not world.faulty:
+        return
+    dice = world.random
+    if len(world.replicas) > 1 and dice.random() < 0.3:
+        one, other = dice.sample(world.replicas, 2)
+        world.sever(one.name, 8.0)
+        other.crash(dice.uniform(0.3, 2.0))
+    set_clock(world, world.database_clock_ms / 1000 + dice.choice((90.0, HOUR)))
 
 
 def _cut(world: World, name: str, host: SimulatedMachineHost, seconds: float) -> None:

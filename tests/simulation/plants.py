@@ -39,7 +39,7 @@ LIFECYCLE, MEMBERS, SETTLING, EFFECTS = (
     "service.lifecycle.effects",
 )
 WORKER, CALLS, MONITOR = "service.reconcile.worker", "service.reconcile.calls", "service.reconcile.monitor"
-PATIENCE, CAUTION = "service.reconcile.patience", "service.reconcile.caution"
+PATIENCE, CAUTION, CLOCK = "service.reconcile.patience", "service.reconcile.caution", "service.store.clock"
 UPDATING, UPDATES = "service.lifecycle.updating", "service.app.updates"
 ENDPOINT, INVARIANTS = "service.lifecycle.endpoint", "service.lifecycle.invariants"
 RELEASING = "service.lifecycle.releasing"
@@ -360,6 +360,8 @@ PLANTS: tuple[Plant, ...] = (
              "        return 0 < deadline <= now\n"), theme="clock"),
     one("a clock that leaps ahead ends the leases of those who live", MANAGER,
         "        return self._context.clock.lease_time(now, asked_at)\n", "        return now\n", theme="clock"),
+    one("who has just begun takes leases by a clock that may have leapt", CLOCK,
+        "        return self._last is None or at - ", "        return self._last is not None and at - ", theme="clock"),
     # --- updates of what groups run ---
     one("the old gang is ended before the new one answers", UPDATING,
         "    return two is not None and two.status is GroupStatus.RUNNING\n",

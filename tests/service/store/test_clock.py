@@ -24,8 +24,12 @@ class Seconds:
 
 
 def watched(seconds: Seconds, wall: int = NOW) -> StoreClock:
+    """By a process that began more than a lease's time ago; it is NOW."""
     clock = StoreClock(LEASE, wall=lambda: wall, monotonic=seconds)
-    assert clock.read(NOW, seconds.now) == 0
+    already = LEASE // 1000 + 1
+    seconds.now -= already
+    assert clock.read(NOW - already * 1000, seconds.now) == 0
+    go_on(clock, seconds, already)
     return clock
 
 
@@ -69,6 +73,20 @@ def test_for_a_leases_time_after_a_leap_leases_are_judged_without_it() -> None:
     go_on(clock, seconds, LEASE / 1000 - 1)
     assert clock.leases_as_of() == clock.now() - HOUR
     assert clock.lease_time(clock.now(), seconds.now) == clock.now() - HOUR
+    go_on(clock, seconds, 2)
+    assert clock.leases_as_of() == clock.now()
+    assert clock.lease_time(clock.now(), seconds.now) == clock.now()
+
+
+def test_for_a_leases_time_after_a_process_began_no_lease_has_ended() -> None:
+    """The clock may have leapt ahead just before, and its owner, who lives, may not have heard of that yet."""
+    seconds = Seconds()
+    clock = StoreClock(LEASE, wall=lambda: NOW, monotonic=seconds)
+    assert clock.lease_time(NOW, seconds.now) == 0
+    assert clock.read(NOW, seconds.now) == 0
+    go_on(clock, seconds, LEASE / 1000 - 1)
+    assert clock.leases_as_of() == 0
+    assert clock.lease_time(clock.now(), seconds.now) == 0
     go_on(clock, seconds, 2)
     assert clock.leases_as_of() == clock.now()
     assert clock.lease_time(clock.now(), seconds.now) == clock.now()
