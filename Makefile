@@ -145,8 +145,8 @@ bench-staging: ## an image's way to a host by the driver and by virsh vol-upload
 	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.staging_bench $(ARGS)
 
 .PHONY: bench-scale
-bench-scale: ## a large fleet as one service: filled, at rest, watched, read, planned on, drained, started again; at half and at full size (ARGS=--hosts 1000 --members 10000)
-	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.scale_bench $(ARGS)
+bench-scale: ## a large fleet as one service: filled, at rest, watched, read, planned on, drained, started again; at half and at full size, growth drawn in .cache/bench (ARGS=--hosts 1000 --members 10000)
+	@PYTHONPATH=.:protos $(BIN)/python -m tests.bench.scale_bench --plot .cache/bench/scale.png $(ARGS)
 
 .PHONY: bench-counts
 bench-counts: ## transactions, statements, fsyncs, hops and tasks of a deploy, counted on both databases (ARGS=--why)

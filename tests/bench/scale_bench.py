@@ -1,6 +1,7 @@
 """A large fleet as one running service: filled, at rest, watched, read, planned on, drained, started again.
 
     python -m tests.bench.scale_bench [--hosts 1000] [--members 10000] [--gang 25] [--rest-seconds 60] [--json FILE]
+        [--plot FILE.png]
 
 Everything is measured twice, with half of the members and with all of them, so that the growth shows. One service on
 SQLite with simulated hosts, as its own process; its clients share the machine. CPU is the service's, with its planner
@@ -255,6 +256,29 @@ def show(report: Report) -> None:
         print(f"{name:26} {half[name]:12,.2f} {value:12,.2f} {ratio}")
 
 
+def plot(report: Report, path: Path) -> None:
+    """Draw what each figure grows by when the members are doubled, beside growth in proportion (the line)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    half, whole = (asdict(size) for size in report.sizes)
+    names = [name for name in whole if half[name] and name != "members"]
+    figure, axes = plt.subplots(figsize=(8, 5))
+    axes.barh(names, [whole[name] / half[name] for name in names])
+    for at, name in enumerate(names):
+        axes.annotate(f" {half[name]:,.2f} to {whole[name]:,.2f}", (0, at), va="center", fontsize=8, color="white")
+    axes.axvline(whole["members"] / half["members"], color="black", linewidth=1)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"times as much with {whole['members']:,} members as with {half['members']:,}")
+    axes.set_title(f"{report.hosts:,} simulated hosts, {report.processors} processors, load {report.load_average:.1f}")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scale_bench", description=__doc__)
@@ -263,10 +287,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gang", type=int, default=25)
     parser.add_argument("--rest-seconds", type=float, default=60.0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, help="also draw there how the figures grow")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="corral-scale-") as directory:
         report = measure(Path(directory), options.hosts, options.members, options.gang, options.rest_seconds)
     show(report)
+    if options.plot:
+        plot(report, options.plot)
+        print(options.plot)
     if options.json:
         options.json.write_text(json.dumps(asdict(report)))
     return 0
