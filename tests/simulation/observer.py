@@ -26,7 +26,7 @@ SEATED = frozenset(
 LEAVING = frozenset({"Failing", "Removing", "Evicting", "Stopping", "Stopped", "Removed"})
 
 _OF_THE_DATABASE = ("revision", "_sequences", "_told_groups", "_told_members", "_claims", "_addresses", "_own",
-                    "_owners", "_go", "_seats", "_fleet")  # fmt: skip
+                    "_owners", "_go", "_seats", "_fleet", "_off")  # fmt: skip
 
 _GROUPS = "SELECT uuid, phase, status, reason, sequence, revision, go, epoch, project FROM groups"
 _MEMBERS = (
@@ -75,6 +75,7 @@ class Observer:
         self._served: set[tuple[str, int]] = set()
         self._fleet: dict[str, tuple[str, str]] = {}
         self._left: set[str] = set()
+        self._off: set[tuple[str, int]] = set()
         self.adopted: set[str] = set()
         self.rules = Rules(rows, self.violated, self.adopted)
         self.commits = self.claim_changes = 0
@@ -174,6 +175,7 @@ class Observer:
         self._hosts = rows
         fleet = {uuid: (state, status) for uuid, state, status in rows}
         self._left = set(self._fleet) - set(fleet)
+        self._off |= {(m.instance, m.attempt) for at, m in self._machines() if at in self._left}
         for host in sorted(self._left):
             if any(row[1] != "Removed" and host in (row[3], row[8]) for row in members.values()):
                 self.violated("I2", f"host {host} left the fleet with members on it")
@@ -300,6 +302,8 @@ class Observer:
                 continue
             if where in self._left:
                 continue  # by its operator's word the host is off for good
+            if (instance, attempt) in self._off and machine.state not in EXECUTING:
+                continue  # so it was; should it come back, by another uuid even, what is on it is known as left
             if machine.state != TOMBSTONE and not machine.late and not machine.tampered:
                 self.violated("I2", f"the {what} of {instance} attempt {attempt} was released, it is {machine.state}")
 
