@@ -40,6 +40,15 @@ def go_on(clock: StoreClock, seconds: Seconds, by: float) -> None:
         assert clock.read(clock.now(), seconds.now) == 0
 
 
+def assert_no_lease_ends_for_a_leases_time(clock: StoreClock, seconds: Seconds) -> None:
+    go_on(clock, seconds, LEASE / 1000 - 1)
+    assert clock.leases_as_of() == 0
+    assert clock.lease_time(clock.now(), seconds.now) == 0
+    go_on(clock, seconds, 2)
+    assert clock.leases_as_of() == clock.now()
+    assert clock.lease_time(clock.now(), seconds.now) == clock.now()
+
+
 def test_it_goes_on_between_two_looks_whatever_the_own_clock_says() -> None:
     seconds = Seconds()
     clock = watched(seconds, wall=NOW + HOUR)
@@ -84,12 +93,7 @@ def test_for_a_leases_time_after_a_process_began_no_lease_has_ended() -> None:
     clock = StoreClock(LEASE, wall=lambda: NOW, monotonic=seconds)
     assert clock.lease_time(NOW, seconds.now) == 0
     assert clock.read(NOW, seconds.now) == 0
-    go_on(clock, seconds, LEASE / 1000 - 1)
-    assert clock.leases_as_of() == 0
-    assert clock.lease_time(clock.now(), seconds.now) == 0
-    go_on(clock, seconds, 2)
-    assert clock.leases_as_of() == clock.now()
-    assert clock.lease_time(clock.now(), seconds.now) == clock.now()
+    assert_no_lease_ends_for_a_leases_time(clock, seconds)
 
 
 def test_leaps_within_a_leases_time_count_together() -> None:
@@ -108,12 +112,7 @@ def test_for_a_leases_time_after_it_was_set_back_no_lease_has_ended() -> None:
     clock.read(NOW + HOUR, seconds.now)
     assert clock.lease_time(NOW, seconds.now) == 0
     assert clock.read(NOW, seconds.now) == -HOUR
-    go_on(clock, seconds, LEASE / 1000 - 1)
-    assert clock.leases_as_of() == 0
-    assert clock.lease_time(clock.now(), seconds.now) == 0
-    go_on(clock, seconds, 2)
-    assert clock.leases_as_of() == clock.now()
-    assert clock.lease_time(clock.now(), seconds.now) == clock.now()
+    assert_no_lease_ends_for_a_leases_time(clock, seconds)
 
 
 @pytest.mark.parametrize(("unseen", "free"), [(UNSEEN_SECONDS, True), (UNSEEN_SECONDS + 1, False)])
